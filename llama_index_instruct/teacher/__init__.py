@@ -1,0 +1,1 @@
+"""Words to and from an LLM: all that costs tokens."""

@@ -1,0 +1,336 @@
+"""Query + passages -> relevance in [0, 1] or "no judgement": the LLM judge."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.llm import LLM
+from llama_index.core.schema import BaseNode, MetadataMode, TextNode
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
+
+from llama_index_instruct.errors import ConfigurationError, JudgementTimeout
+from llama_index_instruct.teacher.calls import (
+    BudgetSpentError,
+    NotStartedError,
+    Result,
+    Slots,
+    arun_calls,
+    is_configuration_failure,
+    run_calls,
+    run_in_daemon_thread,
+)
+from llama_index_instruct.teacher.prompts import RELEVANCE_JUDGE, Prompt, quotable
+from llama_index_instruct.teacher.replies import relevance_of
+from llama_index_instruct.teacher.usage import Budget, Usage, usage_of_response
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """What a teacher said about k passages.
+
+    Attributes:
+        relevance: Shape (k,), float64, in [0, 1]; NaN = no judgement.
+        sources: Per passage ``"logprobs"``, ``"text"``, ``"score"``, ``"cache"``, or why there is none.
+        usage: What it cost.
+        trouble: Why some judgements are missing, in words without any text or key; None if none is.
+    """
+
+    relevance: FloatArray
+    sources: tuple[str, ...]
+    usage: Usage
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class _Reply:
+    relevance: float | None
+    source: str
+    usage: Usage
+
+
+class RelevanceJudge:
+    """Asks any LlamaIndex LLM, passage by passage, whether it satisfies the query.
+
+    One call per passage, so a passage can only speak about itself; probabilities of yes and no where the LLM gives them,
+    else its words. A failed, refused or unreadable answer is "no judgement" (NaN), never a "no".
+
+    Args:
+        llm: Any LlamaIndex LLM. Its own ``max_tokens``, if set, beats ours: leave it unset for one-word answers.
+        task: What counts as relevant, in a sentence; joined to every question. Empty = the query says it all.
+        workers: Calls at a time, over all threads that share this judge.
+        retries: Calls made again after a failure that may heal. The LlamaIndex OpenAI classes already retry: keep 0 there.
+        max_tokens: Longest answer asked for, in tokens.
+        max_chars: Longest passage, in characters; the rest is cut.
+        metadata_mode: Which metadata of a node the LLM sees.
+        budget: Stops the run when used up; may be shared between judges.
+        cache: Any mutable mapping from str to float, such as a dict; keyed by model, prompt version, task, query and text.
+        show_progress: Show a progress bar.
+        prompt: The question; a new one gets a new version by itself.
+
+    Raises:
+        ConfigurationError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        task: str = "",
+        workers: int = 20,
+        retries: int = 0,
+        max_tokens: int = 4,
+        max_chars: int = 6000,
+        metadata_mode: MetadataMode = MetadataMode.NONE,
+        budget: Budget | None = None,
+        cache: MutableMapping[str, float] | None = None,
+        show_progress: bool = False,
+        prompt: Prompt = RELEVANCE_JUDGE,
+    ) -> None:
+        for name, value, least in (
+            ("retries", retries, 0),
+            ("max_tokens", max_tokens, 1),
+            ("max_chars", max_chars, 1),
+        ):
+            if value < least:
+                raise ConfigurationError(f"{name}: expected {least} or more, found {value}")
+        self.llm = llm
+        self.task = task
+        self.retries = retries
+        self.max_tokens = max_tokens
+        self.max_chars = max_chars
+        self.metadata_mode = metadata_mode
+        self.budget = budget or Budget()
+        self.cache = cache
+        self.show_progress = show_progress
+        self.prompt = prompt
+        self._slots = Slots(workers)
+        self._logprobs_refused = False
+
+    @property
+    def workers(self) -> int:
+        """Return the largest number of calls at a time."""
+        return self._slots.workers
+
+    def judge(self, query: str, passages: Sequence[str]) -> FloatArray:
+        """Return the relevance of each passage, shape (k,), in [0, 1]; NaN = no judgement."""
+        return self.assess(query, [TextNode(text=text) for text in passages]).relevance
+
+    async def ajudge(self, query: str, passages: Sequence[str]) -> FloatArray:
+        """Asynchronous twin of ``judge``."""
+        return (await self.aassess(query, [TextNode(text=text) for text in passages])).relevance
+
+    def assess(
+        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
+    ) -> Judgements:
+        """Return what the LLM says about each node, with its cost.
+
+        Args:
+            query: The search request.
+            nodes: k nodes to be judged.
+            deadline: ``time.monotonic()`` at which to return with what there is.
+        """
+        return self._assess(query, nodes, deadline, threading.Event())
+
+    async def aassess(
+        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
+    ) -> Judgements:
+        """Asynchronous twin of ``assess``; an LLM without an async call of its own runs in threads."""
+        if not _speaks_async(self.llm):
+            return await run_in_daemon_thread(
+                lambda stopped: self._assess(query, nodes, deadline, stopped),
+                # The run inside keeps the deadline and brings what it has: this is only the second line.
+                deadline=None if deadline is None else deadline + 0.25,
+            )
+        passages, keys, known = self._prepare(query, nodes)
+        open_ = [i for i in range(len(nodes)) if i not in known]
+        results = await arun_calls(
+            [lambda p=passages[i]: self._aask(query, p) for i in open_],  # type: ignore[misc]
+            self._slots,
+            deadline=deadline,
+            progress="judging" if self.show_progress else None,
+        )
+        return self._collect(dict(zip(open_, results, strict=True)), keys, known)
+
+    def _assess(
+        self, query: str, nodes: Sequence[BaseNode], deadline: float | None, stopped: threading.Event
+    ) -> Judgements:
+        passages, keys, known = self._prepare(query, nodes)
+        open_ = [i for i in range(len(nodes)) if i not in known]
+        results = run_calls(
+            [lambda p=passages[i]: self._ask(query, p) for i in open_],  # type: ignore[misc]
+            self._slots,
+            deadline=deadline,
+            progress="judging" if self.show_progress else None,
+            stopped=stopped,
+        )
+        return self._collect(dict(zip(open_, results, strict=True)), keys, known)
+
+    def _prepare(
+        self, query: str, nodes: Sequence[BaseNode]
+    ) -> tuple[list[str], list[str], dict[int, float]]:
+        passages = [quotable(node.get_content(self.metadata_mode), self.max_chars) for node in nodes]
+        if self.cache is None:
+            return passages, [], {}
+        asked = "\x1f".join((self.llm.metadata.model_name, self.prompt.version, self.task, query))
+        keys = [hashlib.sha256(f"{asked}\x1f{passage}".encode()).hexdigest() for passage in passages]
+        known = {i: self.cache[key] for i, key in enumerate(keys) if key in self.cache}
+        return passages, keys, known
+
+    def _collect(
+        self, results: dict[int, Result[_Reply]], keys: list[str], known: dict[int, float]
+    ) -> Judgements:
+        relevance = np.full(len(results) + len(known), np.nan)
+        sources = [""] * len(relevance)
+        usage = Usage(cached=len(known))
+        for i, value in known.items():
+            relevance[i], sources[i] = value, "cache"
+        errors: list[Exception] = []
+        for i, result in results.items():
+            reply = result.value
+            if reply is None:
+                error = result.error or NotStartedError("the run had stopped")
+                errors.append(error)
+                sources[i] = type(error).__name__
+                usage += Usage(failures=1)
+                continue
+            usage += reply.usage
+            sources[i] = reply.source
+            if reply.relevance is None:
+                usage += Usage(failures=1)
+                continue
+            relevance[i] = reply.relevance
+            if self.cache is not None:
+                self.cache[keys[i]] = reply.relevance
+        return Judgements(relevance, tuple(sources), usage, describe_trouble(errors))
+
+    def _ask(self, query: str, passage: str) -> _Reply:
+        attempts = _Attempts()
+        for attempt in Retrying(**self._retry_policy(attempts)):
+            with attempt:
+                return attempts.reply(self._request(query, passage))
+        raise AssertionError("unreachable: the retry policy re-raises")
+
+    async def _aask(self, query: str, passage: str) -> _Reply:
+        attempts = _Attempts()
+        async for attempt in AsyncRetrying(**self._retry_policy(attempts)):
+            with attempt:
+                return attempts.reply(await self._arequest(query, passage))
+        raise AssertionError("unreachable: the retry policy re-raises")
+
+    def _retry_policy(self, attempts: _Attempts) -> dict[str, Any]:
+        return {
+            "stop": stop_after_attempt(self.retries + 1),
+            "wait": wait_exponential_jitter(initial=0.5, max=8.0),
+            "retry": retry_if_exception(_may_heal),
+            "before_sleep": attempts.count,
+            "reraise": True,
+        }
+
+    def _request(self, query: str, passage: str) -> Any:
+        call, words = self._call_and_words("chat", "complete", query, passage)
+        self._reserve()
+        try:
+            response = call(words, **self._options())
+        except Exception as error:
+            if self._logprobs_refused or "logprob" not in str(error).lower():
+                raise
+            self._logprobs_refused = True
+            self._reserve()
+            response = call(words, **self._options())
+        self.budget.charge(usage_of_response(response))
+        return response
+
+    async def _arequest(self, query: str, passage: str) -> Any:
+        call, words = self._call_and_words("achat", "acomplete", query, passage)
+        self._reserve()
+        try:
+            response = await call(words, **self._options())
+        except Exception as error:
+            if self._logprobs_refused or "logprob" not in str(error).lower():
+                raise
+            self._logprobs_refused = True
+            self._reserve()
+            response = await call(words, **self._options())
+        self.budget.charge(usage_of_response(response))
+        return response
+
+    def _reserve(self) -> None:
+        if not self.budget.reserve():
+            raise BudgetSpentError("the judge's budget is used up")
+
+    def _call_and_words(self, chat: str, complete: str, query: str, passage: str) -> tuple[Any, Any]:
+        messages = self.prompt.messages(query=query, task=self.task, passage=passage)
+        # Log-probabilities survive on the native path only: chat for chat models, complete for the others.
+        if self.llm.metadata.is_chat_model:
+            return getattr(self.llm, chat), messages
+        return getattr(self.llm, complete), self.llm.messages_to_prompt(messages)
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"max_tokens": self.max_tokens}
+        if not self._logprobs_refused:
+            # The completion API takes a number where the chat API takes a flag and a number.
+            chat = {"logprobs": True, "top_logprobs": 20}
+            options |= chat if self.llm.metadata.is_chat_model else {"logprobs": 5}
+        return options
+
+
+class _Attempts:
+    """Counts the retries of one passage."""
+
+    def __init__(self) -> None:
+        self.retries = 0
+
+    def count(self, _: RetryCallState) -> None:
+        self.retries += 1
+
+    def reply(self, response: Any) -> _Reply:
+        usage = usage_of_response(response) + Usage(calls=self.retries, retries=self.retries)
+        relevance, source = relevance_of(response)
+        return _Reply(relevance, source, usage)
+
+
+def describe_trouble(errors: Sequence[Exception]) -> str | None:
+    """Return one line on why judgements are missing, without any text, URL or key of theirs."""
+    if not errors:
+        return None
+    for error in errors:
+        if is_configuration_failure(error):
+            return (
+                f"configuration: the teacher refused the request ({type(error).__name__}); check key, model and endpoint"
+            )
+    for error in errors:
+        if isinstance(error, BudgetSpentError):
+            return "budget: the judge's budget is used up"
+    if any(isinstance(error, JudgementTimeout) for error in errors):
+        return f"deadline: {sum(isinstance(e, JudgementTimeout) for e in errors)} judgements were not in by the deadline"
+    return f"failure: {len(errors)} judgements failed, the first with {type(errors[0]).__name__}"
+
+
+def _may_heal(error: BaseException) -> bool:
+    return (
+        isinstance(error, Exception)
+        and not isinstance(error, (MemoryError, BudgetSpentError))
+        and not is_configuration_failure(error)
+    )
+
+
+def _speaks_async(llm: LLM) -> bool:
+    """Return whether the LLM has an async call of its own; CustomLLM's default runs the sync one on the loop."""
+    name = "achat" if llm.metadata.is_chat_model else "acomplete"
+    return getattr(type(llm), name) is not getattr(CustomLLM, name)
+
+
+def seconds_from_now(seconds: float | None) -> float | None:
+    """Return the ``time.monotonic()`` deadline that many seconds away; None stays None."""
+    return None if seconds is None else time.monotonic() + seconds

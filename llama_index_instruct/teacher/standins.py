@@ -1,0 +1,198 @@
+"""Whatever can score passages, in the LLM judge's place: a LlamaIndex reranker, a cross-encoder, any callable."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from llama_index.core.llms.llm import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+
+from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError, JudgementTimeout
+from llama_index_instruct.teacher.calls import Slots, run_calls, run_in_daemon_thread
+from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge
+from llama_index_instruct.teacher.usage import Usage
+
+FloatArray = npt.NDArray[np.float64]
+ScoreFunction = Callable[[str, list[str]], Sequence[float] | Awaitable[Sequence[float]]]
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that can say how relevant nodes are; ``RelevanceJudge`` is one."""
+
+    def assess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
+        """Return the relevance of k nodes, done by ``deadline`` (``time.monotonic()``)."""
+
+    async def aassess(
+        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
+    ) -> Judgements:
+        """Asynchronous twin of ``assess``."""
+
+
+def as_judge(judge: Any, *, task: str = "") -> Judge:
+    """Return a judge made of an LLM, a LlamaIndex node postprocessor, a callable, or a judge.
+
+    Args:
+        judge: An ``LLM``; a ``BaseNodePostprocessor`` that scores (set its ``top_n`` to at least the number judged: what it
+            drops counts as irrelevant); a callable ``(query, passages) -> scores``, synchronous or not; or a ``Judge``.
+        task: What counts as relevant; used with an LLM.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    if isinstance(judge, LLM):
+        return RelevanceJudge(judge, task=task)
+    if isinstance(judge, BaseNodePostprocessor):
+        return PostprocessorJudge(judge)
+    if isinstance(judge, Judge):
+        return judge
+    if callable(judge):
+        return CallableJudge(judge)
+    raise ConfigurationError(
+        f"judge: expected an LLM, a node postprocessor, a callable (query, passages) -> scores or a RelevanceJudge, "
+        f"found {type(judge).__name__}"
+    )
+
+
+class _ScoringJudge:
+    """Runs one blocking or asynchronous scoring call under a deadline."""
+
+    def __init__(self) -> None:
+        self._slots = Slots(8)
+
+    def assess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
+        (result,) = run_calls([lambda: self._scores(query, nodes)], self._slots, deadline=deadline)
+        if result.error is not None:
+            raise result.error
+        return _judgements(result.value, len(nodes))
+
+    async def aassess(
+        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
+    ) -> Judgements:
+        pending = self._ascores(query, nodes, deadline)
+        if deadline is None:
+            return _judgements(await pending, len(nodes))
+        remaining = max(0.0, deadline - time.monotonic())
+        try:
+            return _judgements(await asyncio.wait_for(pending, remaining), len(nodes))
+        except asyncio.TimeoutError as error:
+            raise JudgementTimeout("the judge was not done by the deadline") from error
+
+    def _scores(self, query: str, nodes: Sequence[BaseNode]) -> Any:
+        raise NotImplementedError
+
+    async def _ascores(self, query: str, nodes: Sequence[BaseNode], deadline: float | None) -> Any:
+        raise NotImplementedError
+
+
+class PostprocessorJudge(_ScoringJudge):
+    """A LlamaIndex node postprocessor, such as a cross-encoder or LLM reranker, as judge.
+
+    It gets copies of the nodes, since some rerankers write into what they are given. Nodes that it drops score lowest.
+
+    Args:
+        postprocessor: Any ``BaseNodePostprocessor`` that sets scores.
+    """
+
+    def __init__(self, postprocessor: BaseNodePostprocessor) -> None:
+        super().__init__()
+        self.postprocessor = postprocessor
+
+    def _scores(self, query: str, nodes: Sequence[BaseNode]) -> FloatArray:
+        kept = self.postprocessor.postprocess_nodes(_copies(nodes), query_bundle=QueryBundle(query))
+        return _scores_by_node(nodes, kept)
+
+    async def _ascores(self, query: str, nodes: Sequence[BaseNode], deadline: float | None) -> FloatArray:
+        kept = await self.postprocessor.apostprocess_nodes(_copies(nodes), query_bundle=QueryBundle(query))
+        return _scores_by_node(nodes, kept)
+
+
+class CallableJudge(_ScoringJudge):
+    """A function ``(query, passages) -> scores`` as judge; NaN = no judgement.
+
+    Args:
+        function: Synchronous or asynchronous; gets the texts of k passages and returns k numbers.
+        metadata_mode: Which metadata stands in the texts.
+    """
+
+    def __init__(self, function: ScoreFunction, *, metadata_mode: MetadataMode = MetadataMode.NONE) -> None:
+        super().__init__()
+        self.function = function
+        self.metadata_mode = metadata_mode
+
+    def _scores(self, query: str, nodes: Sequence[BaseNode]) -> Any:
+        scores = self.function(query, self._texts(nodes))
+        # In its own thread, where no event loop runs.
+        return asyncio.run(_awaited(scores)) if inspect.isawaitable(scores) else scores
+
+    async def _ascores(self, query: str, nodes: Sequence[BaseNode], deadline: float | None) -> Any:
+        if inspect.iscoroutinefunction(self.function):
+            return await self.function(query, self._texts(nodes))
+
+        def scores(_: threading.Event) -> Any:
+            return self._scores(query, nodes)
+
+        return await run_in_daemon_thread(scores, deadline=deadline)
+
+    def _texts(self, nodes: Sequence[BaseNode]) -> list[str]:
+        return [node.get_content(self.metadata_mode) for node in nodes]
+
+
+async def _awaited(scores: Awaitable[Any]) -> Any:
+    return await scores
+
+
+def to_relevance(scores: npt.ArrayLike) -> FloatArray:
+    """Return scores of any scale as relevance in [0, 1].
+
+    Scores inside [0, 1] stay; with a negative one among them they are taken for logits; else (ratings such as 1 to 10) they
+    are divided by the largest. Infinite scores are no judgement.
+
+    Args:
+        scores: Shape (k,), NaN = no judgement.
+
+    Example:
+        >>> to_relevance([10.0, 5.0, float("nan")])
+        array([1. , 0.5, nan])
+    """
+    values = np.array(scores, dtype=np.float64)
+    values[~np.isfinite(values)] = np.nan
+    known = values[~np.isnan(values)]
+    if known.size == 0 or (known.min() >= 0.0 and known.max() <= 1.0):
+        return values
+    if known.min() < 0.0:
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)))
+    return np.asarray(values / known.max())
+
+
+def _copies(nodes: Sequence[BaseNode]) -> list[NodeWithScore]:
+    return [NodeWithScore(node=node.model_copy(), score=0.0) for node in nodes]
+
+
+def _scores_by_node(nodes: Sequence[BaseNode], kept: Sequence[NodeWithScore]) -> FloatArray:
+    by_id = {hit.node.node_id: float(hit.score) for hit in kept if hit.score is not None}
+    known = to_relevance(list(by_id.values()))
+    relevance = dict(zip(by_id, known, strict=True))
+    return np.array([relevance.get(node.node_id, 0.0) for node in nodes], dtype=np.float64)
+
+
+def _judgements(scores: Any, count: int) -> Judgements:
+    relevance = to_relevance(scores)
+    if relevance.shape != (count,):
+        raise DimensionMismatchError(f"judge: expected {count} scores, found shape {relevance.shape}")
+    missing = int(np.isnan(relevance).sum())
+    return Judgements(
+        relevance=relevance,
+        sources=tuple("none" if np.isnan(value) else "score" for value in relevance),
+        usage=Usage(calls=1, unmetered=1, failures=missing),
+    )
+
+

@@ -1,0 +1,115 @@
+"""What a run of teacher calls cost, and what it may cost."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, fields
+from typing import Any
+
+from llama_index_instruct.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Cost of a run of teacher calls; add two with ``+``.
+
+    Attributes:
+        calls: Requests handed to the LLM or reranker, retries included.
+        prompt_tokens: As the provider reports them; 0 where it does not.
+        completion_tokens: Likewise.
+        unmetered: Calls whose provider reported no tokens.
+        retries: Calls made again after a failure.
+        failures: Items that ended without a readable answer.
+        cached: Items answered from the cache.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    unmetered: int = 0
+    retries: int = 0
+    failures: int = 0
+    cached: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Return prompt and completion tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+def usage_of_response(response: Any) -> Usage:
+    """Return the usage of one LlamaIndex chat or completion response."""
+    raw = getattr(response, "raw", None)
+    reported = raw.get("usage") if isinstance(raw, dict) else getattr(raw, "usage", None)
+    if reported is None:
+        reported = getattr(response, "additional_kwargs", None) or {}
+    prompt = _count(reported, "prompt_tokens", "input_tokens")
+    completion = _count(reported, "completion_tokens", "output_tokens")
+    if prompt is None and completion is None:
+        return Usage(calls=1, unmetered=1)
+    return Usage(calls=1, prompt_tokens=prompt or 0, completion_tokens=completion or 0)
+
+
+def _count(reported: Any, *names: str) -> int | None:
+    for name in names:
+        value = reported.get(name) if isinstance(reported, dict) else getattr(reported, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+class Budget:
+    """A limit on calls and tokens that may be shared by several judges and threads.
+
+    Tokens are known only after a call, so up to ``workers`` calls may overshoot a token limit; calls never overshoot.
+
+    Args:
+        max_calls: Largest number of calls, or None for no limit.
+        max_tokens: No call starts once this many tokens were reported, or None for no limit.
+
+    Raises:
+        ConfigurationError: If a limit is negative.
+    """
+
+    def __init__(self, *, max_calls: int | None = None, max_tokens: int | None = None) -> None:
+        for name, value in (("max_calls", max_calls), ("max_tokens", max_tokens)):
+            if value is not None and value < 0:
+                raise ConfigurationError(f"{name}: expected 0 or more, found {value}")
+        self.max_calls = max_calls
+        self.max_tokens = max_tokens
+        self._spent = Usage()
+        self._reserved = 0
+        self._lock = threading.Lock()
+
+    @property
+    def spent(self) -> Usage:
+        """Return what was used so far."""
+        with self._lock:
+            return self._spent
+
+    def reserve(self) -> bool:
+        """Take leave for one call; False when the budget is used up."""
+        with self._lock:
+            if self.max_calls is not None and self._reserved >= self.max_calls:
+                return False
+            if self.max_tokens is not None and self._spent.tokens >= self.max_tokens:
+                return False
+            self._reserved += 1
+            return True
+
+    def charge(self, usage: Usage) -> None:
+        """Record what a call used."""
+        with self._lock:
+            self._spent = self._spent + usage
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
