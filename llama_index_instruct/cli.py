@@ -1,0 +1,133 @@
+"""The command line: ``llama-index-instruct demo | bench``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from llama_index_instruct.errors import InstructError
+
+if TYPE_CHECKING:
+    from llama_index.core.llms.llm import LLM
+
+app = typer.Typer(
+    help="Retrieval that follows instructions, for LlamaIndex and Qdrant.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+bench_app = typer.Typer(help="Measure against what people use today.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+console = Console()
+
+LLM_HELP = "Model name at an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY."
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with tickets.jsonl and queries.jsonl; default: examples/data.")
+    ] = None,
+    llm: Annotated[str | None, typer.Option(help=LLM_HELP)] = None,
+    llm_base: Annotated[str | None, typer.Option(help="URL of that endpoint, up to /v1.")] = None,
+    embed_model: Annotated[str, typer.Option(help="'minilm', a folder or a Hub name.")] = "minilm",
+    judged: Annotated[int, typer.Option(help="Judgements per query.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Rounds they are spread over.")] = 2,
+) -> None:
+    """Index the shipped tickets, search them plainly and refined, and show what changed."""
+    from llama_index_instruct.evaluation.demo import run_demo
+
+    with _errors_as_messages():
+        run_demo(
+            console,
+            folder=data,
+            llm=_openai_like(llm, llm_base),
+            embed_model_name=embed_model,
+            judged=judged,
+            rounds=rounds,
+        )
+
+
+@bench_app.command("refinement")
+def bench_refinement_command(
+    data: Annotated[list[Path], typer.Option(help="BEIR-style folder; repeat for several.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    judge: Annotated[str, typer.Option(help="'gold', or 'llm' with --llm.")] = "gold",
+    flip: Annotated[float, typer.Option(help="Probability that a gold judgement is turned over.")] = 0.0,
+    judged: Annotated[int, typer.Option(help="Judgements per query.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Rounds they are spread over.")] = 2,
+    embed_model: Annotated[str, typer.Option(help="'minilm', a folder or a Hub name.")] = "minilm",
+    methods: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the turned judgements.")] = 0,
+    llm: Annotated[str | None, typer.Option(help=LLM_HELP)] = None,
+    llm_base: Annotated[str | None, typer.Option(help="URL of that endpoint, up to /v1.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps encoded texts between runs.")] = None,
+    speed: Annotated[bool, typer.Option(help="Also time the solvers, as ratios.")] = True,
+) -> None:
+    """Refinement and its peers on retrieval sets: MAP, nDCG@10, judgements, queries made worse, solve time."""
+    from llama_index_instruct.errors import ConfigurationError
+    from llama_index_instruct.evaluation.bench import RefinementBench, bench_refinement
+    from llama_index_instruct.evaluation.datasets import load_beir
+    from llama_index_instruct.evaluation.peers import PEERS
+    from llama_index_instruct.evaluation.report import refinement_table
+    from llama_index_instruct.evaluation.speed import bench_solver_speed
+    from llama_index_instruct.models import load_embed_model
+    from llama_index_instruct.teacher.judge import RelevanceJudge
+
+    with _errors_as_messages():
+        model = _openai_like(llm, llm_base)
+        if (judge == "llm") != (model is not None):
+            raise ConfigurationError("judge: expected --judge llm together with --llm MODEL, or --judge gold")
+        chosen = tuple(name.strip() for name in methods.split(",") if name.strip()) or tuple(PEERS)
+        settings = RefinementBench(
+            judge=judge if model is None else RelevanceJudge(model),
+            flip=flip,
+            judged=judged,
+            rounds=rounds,
+            methods=chosen,
+            seed=seed,
+        )
+        sets = [load_beir(folder) for folder in data]
+        record = bench_refinement(sets, load_embed_model(embed_model), settings, cache=cache)
+        if speed:
+            record["solver_speed"] = bench_solver_speed(judged=max(judged, 2))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        refinement_table(record, console)
+        console.print(f"written: {output}")
+
+
+def _openai_like(model: str | None, base: str | None) -> LLM | None:
+    if model is None:
+        return None
+    import os
+
+    from llama_index.llms.openai_like import OpenAILike
+
+    from llama_index_instruct.errors import ConfigurationError
+
+    key = os.environ.get("OPENAI_API_KEY", "")
+    if not key and base is None:
+        raise ConfigurationError("OPENAI_API_KEY: expected a key in the environment, or --llm-base for an endpoint without one")
+    return OpenAILike(
+        model=model,
+        api_base=base or "https://api.openai.com/v1",
+        api_key=key or "none",
+        is_chat_model=True,
+        timeout=30.0,
+    )
+
+
+@contextmanager
+def _errors_as_messages() -> Iterator[None]:
+    """Turn our typed errors into one line and exit status 2."""
+    try:
+        yield
+    except InstructError as error:
+        Console(stderr=True).print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False)
+        raise typer.Exit(2) from error

@@ -1,0 +1,1 @@
+"""Real data, what people use today, and the same measures for all."""

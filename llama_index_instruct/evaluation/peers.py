@@ -1,0 +1,186 @@
+"""What a user would use instead, behind the same call: judge 20 hits of a ranking, return a better ranking.
+
+Every peer gets the same query, vectors and judge; only what it does with the judgements differs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llama_index_instruct.refinement.objectives import LOG_FLOOR
+from llama_index_instruct.refinement.rounds import RefinementRounds
+from llama_index_instruct.refinement.solvers import Method
+
+Rows = npt.NDArray[np.intp]
+FloatArray = npt.NDArray[np.float64]
+FeedbackWeights = tuple[float, float, float]
+
+# How many hits the retriever fetches to choose from, its default.
+CANDIDATES = 100
+# The weights in the example of Qdrant's documentation of the query; the vendor says they must be trained.
+QDRANT_DOCUMENTED: FeedbackWeights = (0.12, 0.43, 0.03)
+QDRANT_GRID: tuple[FeedbackWeights, ...] = tuple(
+    (1.0, b, c) for b in (0.0, 1.0) for c in (0.003, 0.01, 0.03, 0.1, 0.3)
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One query to be ranked.
+
+    Attributes:
+        query: Shape (d,), float32, unit norm.
+        documents: Shape (n, d), float32, unit rows: those it is ranked over.
+        teacher: Rows (m,) -> relevance (m,) in [0, 1].
+        judged: Judgements in all.
+        rounds: Rounds they are spread over, where a method has rounds.
+    """
+
+    query: npt.NDArray[np.float32]
+    documents: npt.NDArray[np.float32]
+    teacher: Callable[[Rows], FloatArray]
+    judged: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A ranking of all documents, best first, with what it took.
+
+    Attributes:
+        rows: Shape (n,).
+        judgements: How many were asked for.
+        solve_ms: CPU milliseconds between judgements and new query vector; NaN where there is none.
+        vector: Shape (d,), the query vector that gives the ranking; None where no single one does.
+    """
+
+    rows: Rows
+    judgements: int
+    solve_ms: float
+    vector: FloatArray | None
+
+
+def rank_by(vector: npt.ArrayLike, documents: npt.NDArray[np.float32]) -> Rows:
+    """Return all rows by falling inner product with a vector (d,); equal ones in their order, shape (n,)."""
+    return np.argsort(-(documents @ np.asarray(vector, dtype=np.float32)), kind="stable")
+
+
+def plain(task: Task) -> Ranked:
+    """Similarity search as it is."""
+    return Ranked(rank_by(task.query, task.documents), 0, float("nan"), task.query.astype(np.float64))
+
+
+def rerank(task: Task) -> Ranked:
+    """The judged hits sorted by relevance, the rest as it was: what an LLM reranker does at its best."""
+    order = rank_by(task.query, task.documents)
+    top = order[: task.judged]
+    best_first = top[np.argsort(-task.teacher(top), kind="stable")]
+    return Ranked(np.concatenate([best_first, order[task.judged :]]), len(top), float("nan"), None)
+
+
+def kl_reference(task: Task) -> Ranked:
+    """The released loop (arXiv 2605.12487): torch, Adam, learning rate 1e-4, 100 steps."""
+    import torch
+
+    top, relevance = _judge_top(task)
+    query = torch.tensor(task.query, requires_grad=True)
+    passages = torch.tensor(task.documents[top])
+    start = time.process_time()
+    teacher = torch.softmax(torch.tensor(relevance, dtype=torch.float32), dim=0)
+    optimizer = torch.optim.Adam([query], lr=1e-4)
+    for _ in range(100):
+        optimizer.zero_grad()
+        student = torch.softmax(torch.nn.functional.cosine_similarity(passages, query[None, :]), dim=0)
+        loss = torch.sum(teacher * torch.log((teacher + LOG_FLOOR) / (student + LOG_FLOOR)))
+        loss.backward()
+        optimizer.step()
+    vector = query.detach().numpy().astype(np.float64)
+    return _ranked(task, vector / np.linalg.norm(vector), len(top), start)
+
+
+def refinement(method: Method, **settings: Any) -> Callable[[Task], Ranked]:
+    """Return this package's refinement as a peer; candidates, rounds and selection as in the retriever."""
+
+    def rank(task: Task) -> Ranked:
+        pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
+        start = time.process_time()
+        rounds = RefinementRounds(task.query, task.documents[pool], judged=task.judged, rounds=task.rounds)
+        spent = time.process_time() - start
+        while True:
+            start = time.process_time()
+            rows = rounds.next_rows()
+            spent += time.process_time() - start
+            if len(rows) == 0:
+                break
+            rounds.record(rows, task.teacher(pool[rows]))
+        start = time.process_time() - spent
+        refined = rounds.refine(method, **settings)
+        return _ranked(task, refined.vector, len(rounds.judged_rows), start)
+
+    return rank
+
+
+def qdrant_feedback(weights: FeedbackWeights) -> Callable[[Task], Ranked]:
+    """Return Qdrant's relevance-feedback query (naive strategy) at the weights (a, b, c) as a peer.
+
+    Under cosine its score ``a * sim(q, d) + sum over pairs (conf ** b * c * (sim(p, d) - sim(n, d)))`` is linear in the
+    document, so one nearest-neighbour query with one vector gives the same ranking; the tests hold that against
+    ``models.RelevanceFeedbackQuery`` itself.
+    """
+
+    def rank(task: Task) -> Ranked:
+        top, relevance = _judge_top(task)
+        start = time.process_time()
+        return _ranked(
+            task, feedback_vector(task.query, task.documents[top], relevance, weights), len(top), start
+        )
+
+    return rank
+
+
+def feedback_vector(
+    query: npt.ArrayLike, passages: npt.ArrayLike, relevance: FloatArray, weights: FeedbackWeights
+) -> FloatArray:
+    """Return the vector (d,) that Qdrant's naive feedback amounts to.
+
+    Args:
+        query: Shape (d,), unit norm.
+        passages: Shape (k, d), unit rows.
+        relevance: Shape (k,).
+        weights: a, b and c.
+    """
+    a, b, c = weights
+    difference = relevance[:, None] - relevance[None, :]
+    pair = np.where(difference > 0.0, np.abs(difference) ** b, 0.0)
+    signed = pair.sum(axis=1) - pair.sum(axis=0)
+    return np.asarray(
+        a * np.asarray(query, np.float64) + c * (signed @ np.asarray(passages, np.float64))
+    )
+
+
+def _judge_top(task: Task) -> tuple[Rows, FloatArray]:
+    top = rank_by(task.query, task.documents)[: task.judged]
+    return top, task.teacher(top)
+
+
+def _ranked(task: Task, vector: npt.ArrayLike, judgements: int, start: float) -> Ranked:
+    solve_ms = 1000.0 * (time.process_time() - start)
+    unit = np.asarray(vector, dtype=np.float64)
+    return Ranked(rank_by(unit, task.documents), judgements, solve_ms, unit)
+
+
+PEERS: dict[str, Callable[[Task], Ranked]] = {
+    "plain": plain,
+    "rerank": rerank,
+    "kl-reference": kl_reference,
+    "kl": refinement("kl"),
+    "rocchio": refinement("rocchio"),
+    "qdrant-feedback": qdrant_feedback(QDRANT_DOCUMENTED),
+    "logistic": refinement("logistic"),
+}

@@ -1,0 +1,52 @@
+"""Records -> tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def refinement_table(record: dict[str, Any], console: Console) -> None:
+    """Print the record of ``bench_refinement``, one table per set and one for speed."""
+    for name, data in record["datasets"].items():
+        methods = data["methods"]
+        table = Table(title=f"{name}: {data['queries']} queries, {data['documents']} documents")
+        columns = ("method", "MAP", "gain", "x kl-reference", "nDCG@10", "judgements", "worse", "solve ms")
+        for column in columns:
+            table.add_column(column, justify="left" if column == "method" else "right")
+        for method, row in methods.items():
+            table.add_row(
+                method,
+                f"{row['map']:.3f}",
+                _gain(methods, method),
+                _times_reference(methods, method),
+                f"{row['ndcg@10']:.3f}",
+                f"{row['judgements']:.1f}",
+                f"{100 * row['worse']:.1f} %",
+                "-" if row["solve_ms"] is None else f"{row['solve_ms']:.2f}",
+            )
+        console.print(table)
+    if "solver_speed" in record:
+        table = Table(title="one solve, CPU time of one thread, against kl-reference in the same run")
+        for column in ("dimension", "method", "ms", "times faster"):
+            table.add_column(column, justify="left" if column == "method" else "right")
+        for dimension, methods in record["solver_speed"].items():
+            for method, row in methods.items():
+                table.add_row(dimension, method, f"{row['cpu_ms']:.2f}", f"{row['times_faster']:.1f}")
+        console.print(table)
+
+
+def _gain(methods: dict[str, Any], method: str) -> str:
+    if "plain" not in methods:
+        return "-"
+    return f"{methods[method]['map'] - methods['plain']['map']:+.3f}"
+
+
+def _times_reference(methods: dict[str, Any], method: str) -> str:
+    if not {"plain", "kl-reference"} <= methods.keys():
+        return "-"
+    plain = methods["plain"]["map"]
+    reference = methods["kl-reference"]["map"] - plain
+    return f"{(methods[method]['map'] - plain) / reference:.2f}" if abs(reference) > 1e-9 else "-"

@@ -1,0 +1,75 @@
+"""CPU time of one solve, as a ratio to the released loop in the same run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from llama_index_instruct.evaluation.bench import one_thread
+from llama_index_instruct.evaluation.peers import Task, kl_reference
+from llama_index_instruct.refinement.solvers import refine_query
+
+
+def bench_solver_speed(
+    *, judged: int = 20, dimensions: tuple[int, ...] = (384, 1024), rounds: int = 7, solves: int = 20
+) -> dict[str, Any]:
+    """Return, per dimension and method, median CPU milliseconds and the ratio to ``kl-reference``.
+
+    Variants take turns inside every round and ratios are formed per round, so load from elsewhere cancels.
+
+    Args:
+        judged: Passages per query.
+        dimensions: Vector sizes.
+        rounds: Rounds; each times every variant.
+        solves: Solves per round and variant (a tenth of it for the slow reference).
+    """
+    return {str(d): _at_dimension(d, judged, rounds, solves) for d in dimensions}
+
+
+def _at_dimension(d: int, judged: int, rounds: int, solves: int) -> dict[str, dict[str, float]]:
+    rng = np.random.default_rng(0)
+    query = _unit(rng.normal(size=d))
+    passages = np.array([_unit(query + 1.2 * _unit(rng.normal(size=d))) for _ in range(judged)])
+    relevance = (rng.random(judged) < 0.4).astype(float)
+    relevance[:2] = 0.0, 1.0
+    task = Task(
+        query.astype(np.float32), passages.astype(np.float32), lambda rows: relevance[rows], judged, 1
+    )
+
+    def reference() -> float:
+        return statistics.fmean(kl_reference(task).solve_ms for _ in range(max(solves // 10, 2)))
+
+    def ours(method: Any) -> float:
+        start = time.process_time()
+        for _ in range(solves):
+            refine_query(query, passages, relevance, method=method)
+        return 1000.0 * (time.process_time() - start) / solves
+
+    variants = {"kl-reference": reference, "kl": lambda: ours("kl"), "logistic": lambda: ours("logistic")}
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    with one_thread():
+        for variant in variants.values():
+            variant()
+        for _ in range(rounds):
+            for name, variant in variants.items():
+                times[name].append(variant())
+    ratios = {
+        name: statistics.median(
+            slow / fast for slow, fast in zip(times["kl-reference"], times[name], strict=True)
+        )
+        for name in variants
+    }
+    return {
+        name: {
+            "cpu_ms": round(statistics.median(times[name]), 3),
+            "times_faster": round(ratios[name], 1),
+        }
+        for name in variants
+    }
+
+
+def _unit(vector: Any) -> Any:
+    return vector / np.linalg.norm(vector)
