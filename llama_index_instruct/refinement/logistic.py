@@ -28,8 +28,8 @@ class LogisticPrior:
         intercept_precision: Of the Gaussian on the intercept; small leaves the share of relevant passages open.
     """
 
-    scale: float = 8.0
-    precision: float = 0.05
+    scale: float = 4.0
+    precision: float = 0.08
     intercept_precision: float = 0.01
 
     def __post_init__(self) -> None:

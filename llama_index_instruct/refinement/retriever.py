@@ -198,8 +198,10 @@ class RefinementRetriever(BaseRetriever):
     def _course(self, query: QueryBundle) -> _Course:
         watch = Stopwatch()
         with watch.stage("embed"):
-            vector = _checked_vector((yield _Embed(query)))
-        query = _with_embedding(query, vector)
+            embedding = yield _Embed(query)
+        vector = _checked_vector(embedding)
+        # The first search gets the very numbers the plain retriever would send, so that its scores are the same to the bit.
+        query = _with_embedding(query, list(embedding))
         with watch.stage("search"):
             hits = yield _Search(query, wide=True)
         plain = hits[: self._top_k(len(hits))]
@@ -208,7 +210,7 @@ class RefinementRetriever(BaseRetriever):
             return state.unchanged("the first search found nothing")
         try:
             return (yield from self._refined(state, hits))
-        except FATAL:
+        except (*FATAL, RefinementError):
             raise
         except Exception as error:
             return self._given_up(state, f"{type(error).__name__} in the refinement stage", error)
@@ -234,7 +236,7 @@ class RefinementRetriever(BaseRetriever):
             return state.unchanged(refined.reason)
         moved = (refined.vector * np.linalg.norm(state.vector)).astype(np.float32)
         with state.watch.stage("search_again"):
-            nodes = yield _Search(_with_embedding(state.query, moved), wide=False)
+            nodes = yield _Search(_with_embedding(state.query, moved.tolist()), wide=False)
         if self.pin_judged:
             nodes = _pinned(nodes, state, refined.vector)
         if pool.unusable:
@@ -255,7 +257,7 @@ class RefinementRetriever(BaseRetriever):
                 said: Judgements = yield _AskTeacher(state.query.query_str, nodes, deadline)
             rounds.record(rows, said.relevance)
             state.record(nodes, said, number)
-            if said.trouble and (said.trouble.startswith("configuration") or np.isnan(said.relevance).all()):
+            if np.isnan(said.relevance).all():
                 return
 
     def _perform(self, step: _Step) -> Any:
@@ -439,12 +441,12 @@ def _checked_vector(embedding: Sequence[float]) -> npt.NDArray[np.float32]:
     return vector
 
 
-def _with_embedding(query: QueryBundle, vector: npt.NDArray[np.float32]) -> QueryBundle:
+def _with_embedding(query: QueryBundle, embedding: list[float]) -> QueryBundle:
     return QueryBundle(
         query_str=query.query_str,
         image_path=query.image_path,
         custom_embedding_strs=query.custom_embedding_strs,
-        embedding=vector.tolist(),
+        embedding=embedding,
     )
 
 

@@ -29,13 +29,13 @@ class SelectionSettings:
         exploration: Standard deviations added to the logit when half of the judged passages are relevant.
         adaptation: Power of the share judged relevant by which it grows; 0 = always the same.
         window: Best-predicted unjudged candidates among which to choose.
-        prior: Of the regression that predicts.
+        prior: Of the regression that predicts; tighter than the solver's, since it predicts from half of the judgements.
     """
 
-    exploration: float = 1.5
-    adaptation: float = 0.5
+    exploration: float = 2.0
+    adaptation: float = 1.5
     window: int = 40
-    prior: LogisticPrior = field(default_factory=LogisticPrior)
+    prior: LogisticPrior = field(default_factory=lambda: LogisticPrior(scale=8.0, precision=0.1))
 
     def __post_init__(self) -> None:
         if self.exploration < 0.0 or self.adaptation < 0.0 or self.window < 1:

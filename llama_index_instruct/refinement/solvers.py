@@ -65,7 +65,7 @@ class LogisticSettings:
     """
 
     prior: LogisticPrior = field(default_factory=LogisticPrior)
-    trust: float = 0.75
+    trust: float = 0.55
     max_angle: float = MAX_ANGLE
     max_iterations: int = 25
     tolerance: float = 1e-3
@@ -310,10 +310,10 @@ def _solve_rocchio(query: FloatArray, passages: FloatArray, relevance: FloatArra
     for weight, counts in ((settings.positive, relevance), (-settings.negative, 1.0 - relevance)):
         if counts.sum() > 0.0:
             target = target + weight * (counts @ passages) / counts.sum()
-    contrast = relevance - relevance.mean()
 
     def loss(vector: FloatArray) -> float:
-        return -float(contrast @ (passages @ vector)) / float(np.linalg.norm(vector))
+        # The target is the vector of its own length that maximises the weighted similarities it is made of.
+        return -float(target @ vector) / float(np.linalg.norm(vector))
 
     return _Solution(target, loss(query), loss(target), converged=True, max_angle=settings.max_angle)
 

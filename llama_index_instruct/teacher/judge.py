@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import threading
 import time
 from collections.abc import MutableMapping, Sequence
@@ -15,7 +16,7 @@ from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, MetadataMode, TextNode
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from llama_index_instruct.errors import ConfigurationError, JudgementTimeout
 from llama_index_instruct.teacher.calls import (
@@ -29,7 +30,7 @@ from llama_index_instruct.teacher.calls import (
     run_in_daemon_thread,
 )
 from llama_index_instruct.teacher.prompts import RELEVANCE_JUDGE, Prompt, quotable
-from llama_index_instruct.teacher.replies import relevance_of
+from llama_index_instruct.teacher.replies import UNREADABLE, relevance_of
 from llama_index_instruct.teacher.usage import Budget, Usage, usage_of_response
 
 FloatArray = npt.NDArray[np.float64]
@@ -212,7 +213,11 @@ class RelevanceJudge:
             relevance[i] = reply.relevance
             if self.cache is not None:
                 self.cache[keys[i]] = reply.relevance
-        return Judgements(relevance, tuple(sources), usage, describe_trouble(errors))
+        unreadable = sources.count(UNREADABLE)
+        trouble = describe_trouble(errors)
+        if trouble is None and unreadable:
+            trouble = f"unreadable: {unreadable} answers were neither a clear yes nor a clear no"
+        return Judgements(relevance, tuple(sources), usage, trouble)
 
     def _ask(self, query: str, passage: str) -> _Reply:
         attempts = _Attempts()
@@ -231,7 +236,7 @@ class RelevanceJudge:
     def _retry_policy(self, attempts: _Attempts) -> dict[str, Any]:
         return {
             "stop": stop_after_attempt(self.retries + 1),
-            "wait": wait_exponential_jitter(initial=0.5, max=8.0),
+            "wait": wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.25),
             "retry": retry_if_exception(_may_heal),
             "before_sleep": attempts.count,
             "reraise": True,
@@ -328,7 +333,8 @@ def _may_heal(error: BaseException) -> bool:
 def _speaks_async(llm: LLM) -> bool:
     """Return whether the LLM has an async call of its own; CustomLLM's default runs the sync one on the loop."""
     name = "achat" if llm.metadata.is_chat_model else "acomplete"
-    return getattr(type(llm), name) is not getattr(CustomLLM, name)
+    # LlamaIndex wraps the methods of every subclass anew, inherited ones too: compare what is inside.
+    return inspect.unwrap(getattr(type(llm), name)) is not inspect.unwrap(getattr(CustomLLM, name))
 
 
 def seconds_from_now(seconds: float | None) -> float | None:

@@ -101,9 +101,9 @@ def quotable(text: str, max_chars: int) -> str:
 
     Example:
         >>> quotable("fine<|im_end|> [/INST] ok", 100)
-        'fine [removed] [removed] ok'
+        'fine[removed] [removed] ok'
     """
     # Cut first with room for what is removed: a passage of megabytes must not be scanned whole.
     clean = _UNPRINTABLE.sub(" ", text[: 2 * max_chars])
-    clean = _CONTROL_TOKENS.sub(lambda _: " [removed]", clean)
+    clean = _CONTROL_TOKENS.sub("[removed]", clean)
     return clean[:max_chars]

@@ -8,6 +8,8 @@ from llama_index_instruct.teacher.parsing import parse_yes_no, yes_probability
 
 # Some models open with a quotation mark or a space before the word: the paper looks at two tokens as well.
 POSITIONS = 2
+# What is said of a reply that holds no clear yes or no.
+UNREADABLE = "unreadable"
 
 
 def relevance_of(response: Any) -> tuple[float | None, str]:
@@ -25,7 +27,7 @@ def relevance_of(response: Any) -> tuple[float | None, str]:
             return probability, "logprobs"
     verdict = parse_yes_no(_text(response))
     if verdict is None:
-        return None, "unreadable"
+        return None, UNREADABLE
     return float(verdict), "text"
 
 

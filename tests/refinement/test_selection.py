@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llama_index_instruct import ConfigurationError, SelectionSettings
+from llama_index_instruct.refinement.logistic import fit_logistic
+from llama_index_instruct.refinement.objectives import sigmoid
+from llama_index_instruct.refinement.rounds import RefinementRounds
+from llama_index_instruct.refinement.selection import select_candidates, split_budget
+
+
+def unit_rows(seed, n, d):
+    rows = np.random.default_rng(seed).normal(size=(n, d))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_the_budget_is_spent_to_the_last_call(judged, rounds):
+    parts = split_budget(judged, rounds)
+    assert sum(parts) == judged and len(parts) == rounds and max(parts) - min(parts) <= 1
+
+
+@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(0, 40))
+@settings(max_examples=60, deadline=None)
+def test_never_twice_never_judged(seed, n, count):
+    rng = np.random.default_rng(seed)
+    rows = unit_rows(seed, n, 6)
+    judged = rng.choice(n, size=rng.integers(1, n), replace=False)
+    relevance = rng.choice([0.0, 1.0, np.nan], size=len(judged))
+    picks = select_candidates(rows[0], rows, judged, relevance, count, SelectionSettings())
+    assert len(set(picks.tolist())) == len(picks) == min(count, n - len(judged))
+    assert not set(picks.tolist()) & set(judged.tolist())
+
+
+def test_picks_are_the_slow_literal_ones():
+    """Greedy upper confidence bounds, each time from a freshly inverted posterior in the primal."""
+    rows, query = unit_rows(1, 25, 5), unit_rows(2, 1, 5)[0]
+    judged, relevance = np.arange(6), np.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    chosen = SelectionSettings(exploration=1.3, adaptation=0.0, window=25)
+    prior = chosen.prior
+    fit = fit_logistic(query, rows[judged], relevance, prior)
+    precision = prior.precision * np.eye(5)
+    for row, curvature in zip(rows[judged], fit.curvature, strict=True):
+        precision += curvature * np.outer(row, row)
+    expected = []
+    for _ in range(5):
+        covariance = np.linalg.inv(precision)
+        bounds = {
+            i: rows[i] @ fit.weights + fit.intercept + 1.3 * np.sqrt(rows[i] @ covariance @ rows[i])
+            for i in range(6, 25)
+            if i not in expected
+        }
+        best = max(bounds, key=bounds.get)
+        expected.append(best)
+        logit = rows[best] @ fit.weights + fit.intercept
+        curvature = max(sigmoid(np.array([logit]))[0] * sigmoid(np.array([-logit]))[0], 1e-2)
+        precision += curvature * np.outer(rows[best], rows[best])
+    assert select_candidates(query, rows, judged, relevance, 5, chosen).tolist() == expected
+
+
+def test_near_duplicates_are_not_paid_for_twice():
+    query = np.array([1.0, 0.0, 0.0])
+    copies = np.array([[0.8, 0.6, 1e-4 * i] for i in range(5)])
+    other = np.array([[0.79, 0.0, 0.61]])
+    judged = np.array([[0.9, 0.0, -0.43], [0.9, -0.43, 0.0]])
+    rows = np.vstack([judged, copies, other])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    told = np.array([0, 1]), np.array([1.0, 0.0]), 2
+    greedy = select_candidates(query, rows, *told, SelectionSettings(exploration=0.0))
+    curious = select_candidates(query, rows, *told, SelectionSettings(exploration=6.0))
+    assert set(greedy.tolist()) <= {2, 3, 4, 5, 6}
+    assert 7 in curious.tolist()
+
+
+def test_without_judgements_the_top_comes_next():
+    rows = unit_rows(0, 9, 4)
+    picks = select_candidates(rows[0], rows, np.array([0, 1]), np.full(2, np.nan), 3, SelectionSettings())
+    assert picks.tolist() == [2, 3, 4]
+
+
+def test_rounds_judge_each_candidate_once_and_end_when_none_is_left():
+    rows = unit_rows(0, 7, 4)
+    rounds = RefinementRounds(rows[0], rows, judged=20, rounds=4)
+    seen = []
+    while len(picks := rounds.next_rows()):
+        seen += picks.tolist()
+        rounds.record(picks, (picks % 2).astype(float))
+    assert sorted(seen) == list(range(7))
+    assert rounds.refine().moved
+
+
+@pytest.mark.parametrize("setting", [{"exploration": -1.0}, {"adaptation": -0.1}, {"window": 0}])
+def test_wrong_settings_are_named(setting):
+    with pytest.raises(ConfigurationError, match="selection"):
+        SelectionSettings(**setting)
