@@ -113,7 +113,9 @@ def _openai_like(model: str | None, base: str | None) -> LLM | None:
 
     key = os.environ.get("OPENAI_API_KEY", "")
     if not key and base is None:
-        raise ConfigurationError("OPENAI_API_KEY: expected a key in the environment, or --llm-base for an endpoint without one")
+        raise ConfigurationError(
+            "OPENAI_API_KEY: expected a key in the environment, or --llm-base for an endpoint without one"
+        )
     return OpenAILike(
         model=model,
         api_base=base or "https://api.openai.com/v1",

@@ -57,6 +57,4 @@ def load_embed_model(name: str = MINILM, *, batch_size: int = 32) -> BaseEmbeddi
     """
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    return HuggingFaceEmbedding(
-        model_name=resolve_model(name), embed_batch_size=batch_size, trust_remote_code=False
-    )
+    return HuggingFaceEmbedding(model_name=resolve_model(name), embed_batch_size=batch_size, trust_remote_code=False)

@@ -177,11 +177,15 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 @contextmanager
 def serving(respond: Callable[[_Handler, bytes], None]) -> Iterator[str]:
     """Serve on loopback while inside; yields the base URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     server.respond = respond  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -306,7 +310,10 @@ class FakeQdrant:
         if rest == "points":
             wanted_points = m.PointRequest(**payload)
             points = self.local.retrieve(
-                name, wanted_points.ids, with_payload=bool(wanted_points.with_payload), with_vectors=wanted_points.with_vector
+                name,
+                wanted_points.ids,
+                with_payload=bool(wanted_points.with_payload),
+                with_vectors=wanted_points.with_vector,
             )
             return [point.model_dump(mode="json") for point in points]
         if rest == "points/query":

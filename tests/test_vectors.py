@@ -6,9 +6,10 @@ from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import AsyncQdrantClient, models
+
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
 from llama_index_instruct.vectors import astored_vectors, stored_vectors
-from qdrant_client import AsyncQdrantClient, models
 
 
 def expected(nodes):

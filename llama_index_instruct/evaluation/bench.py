@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,8 +99,7 @@ def bench_refinement(
             "embed_model": embed_model.model_name.rstrip("/").split("/")[-1],
         },
         "datasets": {
-            data.name: _bench_set(data, embed_model, settings, cache=cache, progress=progress)
-            for data in sets
+            data.name: _bench_set(data, embed_model, settings, cache=cache, progress=progress) for data in sets
         },
     }
 
@@ -182,9 +181,7 @@ def _bench_set(
     }
 
 
-def _rank_all(
-    peer: Callable[[Task], Ranked], tasks: Sequence[Task], label: str, progress: bool
-) -> list[Ranked]:
+def _rank_all(peer: Callable[[Task], Ranked], tasks: Sequence[Task], label: str, progress: bool) -> list[Ranked]:
     return [peer(task) for task in tqdm(tasks, desc=label, disable=not progress)]
 
 
@@ -203,9 +200,7 @@ def _feedback_grid(
     return best[1], best[2]
 
 
-def _teacher(
-    data: RetrievalSet, q: int, pool: Rows, settings: RefinementBench
-) -> Callable[[Rows], FloatArray]:
+def _teacher(data: RetrievalSet, q: int, pool: Rows, settings: RefinementBench) -> Callable[[Rows], FloatArray]:
     if isinstance(settings.judge, RelevanceJudge):
         query, judge = data.queries[q], settings.judge
 
@@ -225,7 +220,7 @@ def _teacher(
 
 
 @contextmanager
-def one_thread() -> Any:
+def one_thread() -> Iterator[None]:
     """Times are CPU times of one thread: with more, small matrices are mostly waiting for each other."""
     import torch
 

@@ -176,7 +176,9 @@ def _pairs(path: Path, row_of: dict[str, int], *, positive_only: bool) -> dict[s
             if not fields or (number == 1 and fields[0] in ("query-id", "query_id", "qid")):
                 continue
             if len(fields) < 2 + positive_only:
-                raise ConfigurationError(f"{path}, line {number}: expected {2 + positive_only} columns, found {len(fields)}")
+                raise ConfigurationError(
+                    f"{path}, line {number}: expected {2 + positive_only} columns, found {len(fields)}"
+                )
             if positive_only and float(fields[2]) <= 0:
                 continue
             if fields[1] in row_of:

@@ -125,9 +125,7 @@ def ticket_index(tickets: Sequence[Ticket], embed_model_name: str = "minilm") ->
         )
 
 
-def label_judge(
-    tickets: Sequence[Ticket], query: TicketQuery
-) -> Callable[[str, list[str]], list[float]]:
+def label_judge(tickets: Sequence[Ticket], query: TicketQuery) -> Callable[[str, list[str]], list[float]]:
     """Return a judge that answers one query from the labels, in the place of an LLM."""
     relevant = {ticket.text for ticket in tickets if ticket.id in query.relevant}
 
@@ -162,12 +160,8 @@ def _most_telling(before: Sequence[float], after: Sequence[float]) -> list[int]:
 
 
 def _query_table(query: TicketQuery, trace: RefinementTrace, before: float, after: float) -> Table:
-    turned = (
-        f"query turned by {trace.angle:.2f} rad" if trace.changed else f"nothing changed: {trace.reason}"
-    )
-    table = Table(
-        title=f'"{query.text}"  AP {before:.2f} -> {after:.2f}; {turned}', title_justify="left", expand=True
-    )
+    turned = f"query turned by {trace.angle:.2f} rad" if trace.changed else f"nothing changed: {trace.reason}"
+    table = Table(title=f'"{query.text}"  AP {before:.2f} -> {after:.2f}; {turned}', title_justify="left", expand=True)
     table.add_column("rank before", justify="right", no_wrap=True)
     table.add_column("rank after", justify="right", no_wrap=True)
     table.add_column("relevant", no_wrap=True)

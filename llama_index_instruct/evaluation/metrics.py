@@ -37,9 +37,7 @@ def ranking_measures(
     except ImportError as error:
         raise MissingExtraError("The benchmark", "bench") from error
     wanted = {ir_measures.AP: "map", ir_measures.nDCG @ 10: "ndcg@10"}
-    qrels = [
-        ir_measures.Qrel(str(q), str(row), 1) for q, rows in enumerate(relevant) for row in rows.tolist()
-    ]
+    qrels = [ir_measures.Qrel(str(q), str(row), 1) for q, rows in enumerate(relevant) for row in rows.tolist()]
     run = [
         # A strictly falling score keeps the given order, whatever the tool does with ties.
         ir_measures.ScoredDoc(str(q), str(row), -float(place))
@@ -52,9 +50,7 @@ def ranking_measures(
     return values
 
 
-def _up_to_last_relevant(
-    ranking: npt.NDArray[np.intp], relevant: npt.NDArray[np.intp]
-) -> npt.NDArray[np.intp]:
+def _up_to_last_relevant(ranking: npt.NDArray[np.intp], relevant: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """Return the head of a ranking that decides its measures: nothing below the last relevant document counts."""
     places = np.flatnonzero(np.isin(ranking, relevant))
     return ranking[: max(int(places[-1]) + 1 if places.size else 0, 10)]

@@ -25,9 +25,7 @@ FeedbackWeights = tuple[float, float, float]
 CANDIDATES = 100
 # The weights in the example of Qdrant's documentation of the query; the vendor says they must be trained.
 QDRANT_DOCUMENTED: FeedbackWeights = (0.12, 0.43, 0.03)
-QDRANT_GRID: tuple[FeedbackWeights, ...] = tuple(
-    (1.0, b, c) for b in (0.0, 1.0) for c in (0.003, 0.01, 0.03, 0.1, 0.3)
-)
+QDRANT_GRID: tuple[FeedbackWeights, ...] = tuple((1.0, b, c) for b in (0.0, 1.0) for c in (0.003, 0.01, 0.03, 0.1, 0.3))
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def kl_reference(task: Task) -> Ranked:
         optimizer.zero_grad()
         student = torch.softmax(torch.nn.functional.cosine_similarity(passages, query[None, :]), dim=0)
         loss = torch.sum(teacher * torch.log((teacher + LOG_FLOOR) / (student + LOG_FLOOR)))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     vector = query.detach().numpy().astype(np.float64)
     return _ranked(task, vector / np.linalg.norm(vector), len(top), start)
@@ -137,9 +135,7 @@ def qdrant_feedback(weights: FeedbackWeights) -> Callable[[Task], Ranked]:
     def rank(task: Task) -> Ranked:
         top, relevance = _judge_top(task)
         start = time.process_time()
-        return _ranked(
-            task, feedback_vector(task.query, task.documents[top], relevance, weights), len(top), start
-        )
+        return _ranked(task, feedback_vector(task.query, task.documents[top], relevance, weights), len(top), start)
 
     return rank
 
@@ -159,9 +155,7 @@ def feedback_vector(
     difference = relevance[:, None] - relevance[None, :]
     pair = np.where(difference > 0.0, np.abs(difference) ** b, 0.0)
     signed = pair.sum(axis=1) - pair.sum(axis=0)
-    return np.asarray(
-        a * np.asarray(query, np.float64) + c * (signed @ np.asarray(passages, np.float64))
-    )
+    return np.asarray(a * np.asarray(query, np.float64) + c * (signed @ np.asarray(passages, np.float64)))
 
 
 def _judge_top(task: Task) -> tuple[Rows, FloatArray]:

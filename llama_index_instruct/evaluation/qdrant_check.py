@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,9 @@ from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import InstructError
 from llama_index_instruct.evaluation.peers import Ranked
+
+if TYPE_CHECKING:
+    from qdrant_client import models
 
 DEPTH = 100
 # Documents whose scores differ by less are tied in float32: their order is nobody's.
@@ -74,7 +78,7 @@ def check_against_qdrant(
         client.close()
 
 
-def _only(pool: npt.NDArray[np.intp], documents: int) -> object | None:
+def _only(pool: npt.NDArray[np.intp], documents: int) -> models.Filter | None:
     from qdrant_client import models
 
     if len(pool) == documents:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,7 @@ def _at_dimension(d: int, judged: int, rounds: int, solves: int) -> dict[str, di
     passages = np.array([_unit(query + 1.2 * _unit(rng.normal(size=d))) for _ in range(judged)])
     relevance = (rng.random(judged) < 0.4).astype(float)
     relevance[:2] = 0.0, 1.0
-    task = Task(
-        query.astype(np.float32), passages.astype(np.float32), lambda rows: relevance[rows], judged, 1
-    )
+    task = Task(query.astype(np.float32), passages.astype(np.float32), lambda rows: relevance[rows], judged, 1)
 
     def reference() -> float:
         return statistics.fmean(kl_reference(task).solve_ms for _ in range(max(solves // 10, 2)))
@@ -48,7 +47,11 @@ def _at_dimension(d: int, judged: int, rounds: int, solves: int) -> dict[str, di
             refine_query(query, passages, relevance, method=method)
         return 1000.0 * (time.process_time() - start) / solves
 
-    variants = {"kl-reference": reference, "kl": lambda: ours("kl"), "logistic": lambda: ours("logistic")}
+    variants: dict[str, Callable[[], float]] = {
+        "kl-reference": reference,
+        "kl": lambda: ours("kl"),
+        "logistic": lambda: ours("logistic"),
+    }
     times: dict[str, list[float]] = {name: [] for name in variants}
     with one_thread():
         for variant in variants.values():
@@ -57,9 +60,7 @@ def _at_dimension(d: int, judged: int, rounds: int, solves: int) -> dict[str, di
             for name, variant in variants.items():
                 times[name].append(variant())
     ratios = {
-        name: statistics.median(
-            slow / fast for slow, fast in zip(times["kl-reference"], times[name], strict=True)
-        )
+        name: statistics.median(slow / fast for slow, fast in zip(times["kl-reference"], times[name], strict=True))
         for name in variants
     }
     return {

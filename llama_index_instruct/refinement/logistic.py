@@ -29,7 +29,7 @@ class LogisticPrior:
     """
 
     scale: float = 4.0
-    precision: float = 0.08
+    precision: float = 0.05
     intercept_precision: float = 0.01
 
     def __post_init__(self) -> None:
@@ -124,9 +124,7 @@ def _step(
 
 
 def _loss(dual: FloatArray, logits: FloatArray, prior_logits: FloatArray, relevance: FloatArray) -> float:
-    return float(
-        np.sum(np.logaddexp(0.0, logits) - relevance * logits) + 0.5 * dual @ (logits - prior_logits)
-    )
+    return float(np.sum(np.logaddexp(0.0, logits) - relevance * logits) + 0.5 * dual @ (logits - prior_logits))
 
 
 def _curvature(probability: FloatArray) -> FloatArray:

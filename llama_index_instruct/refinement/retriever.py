@@ -160,34 +160,32 @@ class RefinementRetriever(BaseRetriever):
             RefinementError: If an optional stage fails and ``on_error="raise"``.
         """
         course = self._course(_as_bundle(query))
-        step = next(course)
-        while True:
-            try:
-                result = self._perform(step)
-            except Exception as error:
-                move, argument = course.throw, error
-            else:
-                move, argument = course.send, result
-            try:
-                step = move(argument)
-            except StopIteration as end:
-                return self._ended(end.value)
+        try:
+            step = next(course)
+            while True:
+                try:
+                    result = self._perform(step)
+                except Exception as error:
+                    step = course.throw(error)
+                else:
+                    step = course.send(result)
+        except StopIteration as end:
+            return self._ended(end.value)
 
     async def arefine(self, query: QueryType) -> RefinementTrace:
         """Asynchronous twin of ``refine``."""
         course = self._course(_as_bundle(query))
-        step = next(course)
-        while True:
-            try:
-                result = await self._aperform(step)
-            except Exception as error:
-                move, argument = course.throw, error
-            else:
-                move, argument = course.send, result
-            try:
-                step = move(argument)
-            except StopIteration as end:
-                return self._ended(end.value)
+        try:
+            step = next(course)
+            while True:
+                try:
+                    result = await self._aperform(step)
+                except Exception as error:
+                    step = course.throw(error)
+                else:
+                    step = course.send(result)
+        except StopIteration as end:
+            return self._ended(end.value)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self.refine(query_bundle).nodes
@@ -243,9 +241,7 @@ class RefinementRetriever(BaseRetriever):
             _warn(state.trouble or "")
         return state.changed(nodes, moved, refined.angle)
 
-    def _judge_rounds(
-        self, state: _State, pool: Candidates, rounds: RefinementRounds
-    ) -> Generator[_Step, Any, None]:
+    def _judge_rounds(self, state: _State, pool: Candidates, rounds: RefinementRounds) -> Generator[_Step, Any, None]:
         deadline = seconds_from_now(self.judge_deadline)
         for number in range(1, self.rounds + 1):
             with state.watch.stage("solve"):
@@ -353,9 +349,7 @@ class _State:
         self.teacher_trouble = self.teacher_trouble or said.trouble
         self.trouble = self.trouble or said.trouble
 
-    def changed(
-        self, nodes: list[NodeWithScore], vector: npt.NDArray[np.float32], angle: float
-    ) -> RefinementTrace:
+    def changed(self, nodes: list[NodeWithScore], vector: npt.NDArray[np.float32], angle: float) -> RefinementTrace:
         return self._trace(nodes, vector, angle, changed=True, reason="")
 
     def unchanged(self, reason: str, *, trouble: str | None = None) -> RefinementTrace:
@@ -411,9 +405,7 @@ def _as_given_judge(llm: LLM | None, judge: Any, task: str) -> Judge:
     return as_judge(llm if judge is None else judge, task=task)
 
 
-def _check_settings(
-    judged: int, rounds: int, candidates: int, judge_deadline: float | None, on_error: str
-) -> None:
+def _check_settings(judged: int, rounds: int, candidates: int, judge_deadline: float | None, on_error: str) -> None:
     if judged < 2:
         raise ConfigurationError(f"judged: expected 2 or more, found {judged}")
     if not 1 <= rounds <= judged:
@@ -450,9 +442,7 @@ def _with_embedding(query: QueryBundle, embedding: list[float]) -> QueryBundle:
     )
 
 
-def _pinned(
-    nodes: list[NodeWithScore], state: _State, refined: npt.NDArray[np.float32]
-) -> list[NodeWithScore]:
+def _pinned(nodes: list[NodeWithScore], state: _State, refined: npt.NDArray[np.float32]) -> list[NodeWithScore]:
     """Return the judged-relevant nodes first, then the others, each group by score and as many as before."""
     assert state.pool is not None
     relevant = {judged.node_id for judged in state.judgements if judged.relevance >= 0.5}
@@ -467,5 +457,3 @@ def _pinned(
 
 def _warn(reason: str) -> None:
     warnings.warn(f"query refinement: {reason}", InstructWarning, stacklevel=2)
-
-

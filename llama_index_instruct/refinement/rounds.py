@@ -62,9 +62,7 @@ class RefinementRounds:
         count = self._budget.pop(0)
         if len(self._rows) == 0:
             return np.arange(min(count, len(self._candidates)))
-        return select_candidates(
-            self._query, self._candidates, self._rows, self._relevance, count, self._selection
-        )
+        return select_candidates(self._query, self._candidates, self._rows, self._relevance, count, self._selection)
 
     def record(self, rows: npt.NDArray[np.intp], relevance: FloatArray) -> None:
         """Take down what the teacher said, shape (m,); NaN = no judgement."""
@@ -78,6 +76,4 @@ class RefinementRounds:
 
     def refine(self, method: Method = "logistic", **settings: Any) -> RefinedQuery:
         """Return the query refined by everything recorded; see ``refine_query``."""
-        return refine_query(
-            self._query, self._candidates[self._rows], self._relevance, method=method, **settings
-        )
+        return refine_query(self._query, self._candidates[self._rows], self._relevance, method=method, **settings)

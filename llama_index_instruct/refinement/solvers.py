@@ -21,9 +21,9 @@ Method = Literal["logistic", "kl", "rocchio"]
 
 # Below this difference between the most and the least relevant passage a teacher has said nothing.
 MIN_SPREAD = 0.1
-# Largest rotation of the query, in radians: cos(0.8) = 0.70 of it is always kept. The default method turns it by 0.57 in
-# the median and 0.79 at most on our three measured sets.
-MAX_ANGLE = 0.8
+# Largest rotation of the query, in radians: a cosine of 0.83 to the original is always kept. Found by measurement: 0.5
+# loses a tenth of the gain with perfect judgements, 0.7 lets wrong judgements spoil more queries.
+MAX_ANGLE = 0.6
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LogisticSettings:
     """
 
     prior: LogisticPrior = field(default_factory=LogisticPrior)
-    trust: float = 0.55
+    trust: float = 0.65
     max_angle: float = MAX_ANGLE
     max_iterations: int = 25
     tolerance: float = 1e-3
@@ -88,7 +88,7 @@ class KLSettings:
         max_angle: Largest rotation, in radians, of the geodesic move; the released loop is not bounded.
     """
 
-    angle: float = 0.3
+    angle: float = 0.4
     steps: int | None = None
     learning_rate: float = 1e-4
     max_angle: float = MAX_ANGLE
@@ -172,7 +172,9 @@ def refine_query(
     solution = _SOLVERS[method](unit_query, rows, targets, chosen)
     vector64, angle = rotate_towards(unit_query, solution.direction, solution.max_angle)
     if not np.all(np.isfinite(vector64)):
-        raise ConfigurationError("refine_query: the solution is not finite; check the settings and the scale of the vectors")
+        raise ConfigurationError(
+            "refine_query: the solution is not finite; check the settings and the scale of the vectors"
+        )
     moved = angle > 0.0
     return RefinedQuery(
         vector=_float32(vector64),
@@ -340,9 +342,7 @@ def _unit_query(query: npt.ArrayLike) -> FloatArray:
     return np.asarray(vector / norm)
 
 
-def _usable(
-    query: FloatArray, passages: npt.ArrayLike, relevance: npt.ArrayLike
-) -> tuple[FloatArray, FloatArray]:
+def _usable(query: FloatArray, passages: npt.ArrayLike, relevance: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     rows = np.asarray(passages, dtype=np.float64)
     targets = np.asarray(relevance, dtype=np.float64)
     if rows.size == 0 and targets.size == 0:

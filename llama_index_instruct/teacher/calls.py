@@ -109,61 +109,57 @@ def run_calls(
     """
     stop = stopped or threading.Event()
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, Result[T] | BaseException]] = queue.SimpleQueue()
+    # A result, the reason to give up everything, or None: one thread has ended.
+    done: queue.SimpleQueue[tuple[int, Result[T]] | BaseException | None] = queue.SimpleQueue()
     for index in range(len(calls)):
         todo.put(index)
 
     def work() -> None:
-        while not stop.is_set():
-            try:
+        try:
+            while not stop.is_set():
                 index = todo.get_nowait()
-            except queue.Empty:
-                return
-            while not slots.threads.acquire(timeout=0.05):
-                if stop.is_set():
-                    return
-            try:
-                outcome: Result[T] | BaseException = (
-                    Result(error=NotStartedError("the run had stopped"))
-                    if stop.is_set()
-                    else Result(value=calls[index]())
-                )
-            except FATAL as fatal:
-                outcome = fatal
-            except Exception as error:
-                if is_configuration_failure(error) or isinstance(error, BudgetSpentError):
-                    stop.set()
-                outcome = Result(error=error)
-            finally:
-                slots.threads.release()
-            done.put((index, outcome))
+                while not slots.threads.acquire(timeout=0.05):
+                    if stop.is_set():
+                        return
+                try:
+                    if not stop.is_set():
+                        done.put((index, Result(value=calls[index]())))
+                except FATAL as fatal:
+                    done.put(fatal)
+                except Exception as error:
+                    if _stops_the_run(error):
+                        stop.set()
+                    done.put((index, Result(error=error)))
+                finally:
+                    slots.threads.release()
+        except queue.Empty:
+            return
+        finally:
+            done.put(None)
 
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
-        for _ in range(min(slots.workers, len(calls)))
-    ]
-    for thread in threads:
-        thread.start()
+    working = min(slots.workers, len(calls))
+    for _ in range(working):
+        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
     results: dict[int, Result[T]] = {}
+    late = False
     bar = tqdm(total=len(calls), desc=progress, disable=progress is None)
     try:
-        while len(results) < len(calls):
+        while working and len(results) < len(calls):
             try:
-                index, outcome = done.get(timeout=_tick(deadline))
+                outcome = done.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                if deadline is not None and time.monotonic() >= deadline:
-                    break
-                if not any(thread.is_alive() for thread in threads) and done.empty():
-                    break
-                continue
-            if isinstance(outcome, BaseException):
+                late = True
+                break
+            if outcome is None:
+                working -= 1
+            elif isinstance(outcome, BaseException):
                 raise outcome
-            results[index] = outcome
-            bar.update()
+            else:
+                results[outcome[0]] = outcome[1]
+                bar.update()
     finally:
         stop.set()
         bar.close()
-    late = deadline is not None and time.monotonic() >= deadline
     return [results.get(i) or _unfinished(late) for i in range(len(calls))]
 
 
@@ -189,7 +185,7 @@ async def arun_calls(
             except FATAL:
                 raise
             except Exception as error:
-                if is_configuration_failure(error) or isinstance(error, BudgetSpentError):
+                if _stops_the_run(error):
                     stop = True
                 return Result(error=error)
             finally:
@@ -211,9 +207,7 @@ async def arun_calls(
         bar.close()
 
 
-async def run_in_daemon_thread(
-    function: Callable[[threading.Event], T], *, deadline: float | None = None
-) -> T:
+async def run_in_daemon_thread(function: Callable[[threading.Event], T], *, deadline: float | None = None) -> T:
     """Run a blocking function beside the event loop, in a thread that cannot keep the process alive.
 
     ``asyncio.to_thread`` shares a small pool, and the loop waits for that pool when it closes: one hung teacher would hang
@@ -259,8 +253,8 @@ async def run_in_daemon_thread(
         stopped.set()
 
 
-def _tick(deadline: float | None) -> float:
-    return 0.5 if deadline is None else min(0.5, max(0.001, deadline - time.monotonic()))
+def _stops_the_run(error: Exception) -> bool:
+    return is_configuration_failure(error) or isinstance(error, BudgetSpentError)
 
 
 def _unfinished(late: bool) -> Result[Any]:

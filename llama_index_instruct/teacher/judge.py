@@ -131,9 +131,7 @@ class RelevanceJudge:
         """Asynchronous twin of ``judge``."""
         return (await self.aassess(query, [TextNode(text=text) for text in passages])).relevance
 
-    def assess(
-        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
-    ) -> Judgements:
+    def assess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         """Return what the LLM says about each node, with its cost.
 
         Args:
@@ -143,9 +141,7 @@ class RelevanceJudge:
         """
         return self._assess(query, nodes, deadline, threading.Event())
 
-    async def aassess(
-        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
-    ) -> Judgements:
+    async def aassess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         """Asynchronous twin of ``assess``; an LLM without an async call of its own runs in threads."""
         if not _speaks_async(self.llm):
             return await run_in_daemon_thread(
@@ -177,9 +173,7 @@ class RelevanceJudge:
         )
         return self._collect(dict(zip(open_, results, strict=True)), keys, known)
 
-    def _prepare(
-        self, query: str, nodes: Sequence[BaseNode]
-    ) -> tuple[list[str], list[str], dict[int, float]]:
+    def _prepare(self, query: str, nodes: Sequence[BaseNode]) -> tuple[list[str], list[str], dict[int, float]]:
         passages = [quotable(node.get_content(self.metadata_mode), self.max_chars) for node in nodes]
         if self.cache is None:
             return passages, [], {}
@@ -188,9 +182,7 @@ class RelevanceJudge:
         known = {i: self.cache[key] for i, key in enumerate(keys) if key in self.cache}
         return passages, keys, known
 
-    def _collect(
-        self, results: dict[int, Result[_Reply]], keys: list[str], known: dict[int, float]
-    ) -> Judgements:
+    def _collect(self, results: dict[int, Result[_Reply]], keys: list[str], known: dict[int, float]) -> Judgements:
         relevance = np.full(len(results) + len(known), np.nan)
         sources = [""] * len(relevance)
         usage = Usage(cached=len(known))
@@ -279,6 +271,7 @@ class RelevanceJudge:
         # Log-probabilities survive on the native path only: chat for chat models, complete for the others.
         if self.llm.metadata.is_chat_model:
             return getattr(self.llm, chat), messages
+        assert self.llm.messages_to_prompt is not None  # pydantic fills it in
         return getattr(self.llm, complete), self.llm.messages_to_prompt(messages)
 
     def _options(self) -> dict[str, Any]:
@@ -311,14 +304,14 @@ def describe_trouble(errors: Sequence[Exception]) -> str | None:
         return None
     for error in errors:
         if is_configuration_failure(error):
-            return (
-                f"configuration: the teacher refused the request ({type(error).__name__}); check key, model and endpoint"
-            )
+            return f"configuration: the teacher refused the request ({type(error).__name__}); check key, model and endpoint"
     for error in errors:
         if isinstance(error, BudgetSpentError):
             return "budget: the judge's budget is used up"
     if any(isinstance(error, JudgementTimeout) for error in errors):
-        return f"deadline: {sum(isinstance(e, JudgementTimeout) for e in errors)} judgements were not in by the deadline"
+        return (
+            f"deadline: {sum(isinstance(e, JudgementTimeout) for e in errors)} judgements were not in by the deadline"
+        )
     return f"failure: {len(errors)} judgements failed, the first with {type(errors[0]).__name__}"
 
 

@@ -33,9 +33,9 @@ def parse_yes_no(reply: str | None) -> bool | None:
     if len(said) != 1:
         return None
     if words[0] in said:
-        return words[0] == "yes"
+        return "yes" in said
     verdict = _VERDICT.search(text)
-    return verdict.group(1).lower() == "yes" if verdict else None
+    return str(verdict.group(1)).lower() == "yes" if verdict else None
 
 
 def yes_probability(alternatives: Iterable[tuple[str, float]]) -> float | None:

@@ -64,9 +64,7 @@ class Prompt:
     def version(self) -> str:
         """Return a short hash of the words, which changes when they do."""
         messages = getattr(self.template, "message_templates", None)
-        words = (
-            "\n".join(f"{m.role}:{m.content}" for m in messages) if messages else self.template.get_template()
-        )
+        words = "\n".join(f"{m.role}:{m.content}" for m in messages) if messages else self.template.get_template()
         return hashlib.sha256(words.encode()).hexdigest()[:12]
 
     def messages(self, *, query: str, task: str, passage: str) -> list[ChatMessage]:

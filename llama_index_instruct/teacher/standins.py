@@ -31,9 +31,7 @@ class Judge(Protocol):
     def assess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         """Return the relevance of k nodes, done by ``deadline`` (``time.monotonic()``)."""
 
-    async def aassess(
-        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
-    ) -> Judgements:
+    async def aassess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         """Asynchronous twin of ``assess``."""
 
 
@@ -74,9 +72,7 @@ class _ScoringJudge:
             raise result.error
         return _judgements(result.value, len(nodes))
 
-    async def aassess(
-        self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None
-    ) -> Judgements:
+    async def aassess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         pending = self._ascores(query, nodes, deadline)
         if deadline is None:
             return _judgements(await pending, len(nodes))
@@ -194,5 +190,3 @@ def _judgements(scores: Any, count: int) -> Judgements:
         sources=tuple("none" if np.isnan(value) else "score" for value in relevance),
         usage=Usage(calls=1, unmetered=1, failures=missing),
     )
-
-

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llama_index_instruct.refinement.objectives import LOG_FLOOR, kl_loss, logistic_loss, sigmoid, softmax
 
 

@@ -22,6 +22,8 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import models
+
 from llama_index_instruct import (
     ConfigurationError,
     InstructWarning,
@@ -31,7 +33,6 @@ from llama_index_instruct import (
 )
 from llama_index_instruct.refinement.solvers import MAX_ANGLE
 from llama_index_instruct.teacher.standins import to_relevance
-from qdrant_client import QdrantClient, models
 
 QUERY = "order refund printer"
 
@@ -55,9 +56,7 @@ def plain_of(index, query=QUERY, **kwargs):
 
 
 def test_the_judged_property_rises(index):
-    retriever = RefinementRetriever(
-        index.as_retriever(similarity_top_k=10), judge=furious, judged=12, rounds=3
-    )
+    retriever = RefinementRetriever(index.as_retriever(similarity_top_k=10), judge=furious, judged=12, rounds=3)
     trace = retriever.refine(QUERY)
     assert furious_share(trace.plain_nodes) < 0.6 < furious_share(trace.nodes)
     assert trace.changed and not trace.reason and 0 < trace.angle <= MAX_ANGLE
@@ -139,9 +138,7 @@ def hybrid_store(client):
 
 def test_hybrid_collections(memory_client):
     index = index_over(hybrid_store(memory_client))
-    inner = index.as_retriever(
-        vector_store_query_mode="hybrid", similarity_top_k=30, sparse_top_k=30, hybrid_top_k=30
-    )
+    inner = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=30, sparse_top_k=30, hybrid_top_k=30)
     trace = RefinementRetriever(inner, judge=furious).refine(QUERY)
     same(trace.plain_nodes, inner.retrieve(QUERY))
     assert trace.changed
@@ -156,12 +153,8 @@ def test_named_vectors(memory_client):
             "other": models.VectorParams(size=3, distance=models.Distance.COSINE),
         },
     )
-    store = QdrantVectorStore(
-        collection_name="named", client=memory_client, dense_vector_name="text-dense"
-    )
-    trace = RefinementRetriever(
-        index_over(store).as_retriever(similarity_top_k=10), judge=furious
-    ).refine(QUERY)
+    store = QdrantVectorStore(collection_name="named", client=memory_client, dense_vector_name="text-dense")
+    trace = RefinementRetriever(index_over(store).as_retriever(similarity_top_k=10), judge=furious).refine(QUERY)
     assert trace.changed and furious_share(trace.nodes) > furious_share(trace.plain_nodes)
 
 
@@ -186,9 +179,7 @@ def test_other_stores_and_plain_retrievers():
         Wrapped(), judge=furious, embed_model=WordEmbedding(), vector_store=store, candidates=20
     )
     assert furious_share(wrapped.retrieve(QUERY)) > furious_share(trace.plain_nodes)
-    encoding = RefinementRetriever(
-        Wrapped(), judge=furious, embed_model=WordEmbedding(), encode_missing=True
-    )
+    encoding = RefinementRetriever(Wrapped(), judge=furious, embed_model=WordEmbedding(), encode_missing=True)
     assert encoding.refine(QUERY).changed
 
 
@@ -262,9 +253,7 @@ def test_a_teacher_without_contrast_changes_nothing_and_says_why(index, level):
 def test_pinned_nodes_come_first(index):
     inner = index.as_retriever(similarity_top_k=10)
     one = {inner.retrieve(QUERY)[7].node.text}
-    retriever = RefinementRetriever(
-        inner, judge=lambda q, ps: [float(p in one) for p in ps], pin_judged=True
-    )
+    retriever = RefinementRetriever(inner, judge=lambda q, ps: [float(p in one) for p in ps], pin_judged=True)
     trace = retriever.refine(QUERY)
     assert trace.nodes[0].node.text in one and len(trace.nodes) == 10
     assert all(isinstance(hit.score, float) for hit in trace.nodes)
@@ -447,9 +436,7 @@ def test_f22_more_judgements_than_documents(memory_client):
 def test_f25_copies_of_a_text_are_judged_once(memory_client):
     store = QdrantVectorStore(collection_name="copies", client=memory_client)
     nodes = make_nodes()
-    twin = [
-        TextNode(text="order refund printer furious", id_=str(uuid.UUID(int=i + 1))) for i in range(6)
-    ]
+    twin = [TextNode(text="order refund printer furious", id_=str(uuid.UUID(int=i + 1))) for i in range(6)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Payload indexes")
         index = VectorStoreIndex(
@@ -472,9 +459,7 @@ async def test_f28_many_at_once_give_the_serial_answers(wire_index):
         futures = [pool.submit(retriever.retrieve, query) for query in queries]
         for left, right in zip(serial, futures, strict=True):
             same(left, right.result())
-    for left, right in zip(
-        serial, await asyncio.gather(*map(retriever.aretrieve, queries)), strict=True
-    ):
+    for left, right in zip(serial, await asyncio.gather(*map(retriever.aretrieve, queries)), strict=True):
         same(left, right)
     assert llm.most_at_once <= 8
 
@@ -577,6 +562,7 @@ def test_f36_modes_without_one_dense_vector_are_refused(index, mode):
 def test_an_event_tells_of_each_query(index):
     from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+
     from llama_index_instruct import RefinementEvent
 
     seen = []

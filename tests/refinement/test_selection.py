@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llama_index_instruct import ConfigurationError, SelectionSettings
 from llama_index_instruct.refinement.logistic import fit_logistic
 from llama_index_instruct.refinement.objectives import sigmoid

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llama_index_instruct import ConfigurationError, DimensionMismatchError, refine_query
 from llama_index_instruct.evaluation.peers import Task, feedback_vector, kl_reference
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
@@ -215,14 +216,12 @@ def test_feedback_vector_is_qdrants_own_query():
     """The peer's one vector ranks as Qdrant's relevance-feedback query does, score for score."""
     from qdrant_client import QdrantClient, models
 
-    query, passages, relevance = problem(5, k=6, d=16)
+    query, passages, _ = problem(5, k=6, d=16)
     graded = np.linspace(0.0, 1.0, 6)
     documents = np.random.default_rng(0).normal(size=(40, 16))
     documents /= np.linalg.norm(documents, axis=1, keepdims=True)
     client = QdrantClient(":memory:")
-    client.create_collection(
-        "c", vectors_config=models.VectorParams(size=16, distance=models.Distance.COSINE)
-    )
+    client.create_collection("c", vectors_config=models.VectorParams(size=16, distance=models.Distance.COSINE))
     client.upload_collection("c", vectors=documents, ids=range(40))
     hits = client.query_points(
         "c",
@@ -233,9 +232,7 @@ def test_feedback_vector_is_qdrants_own_query():
                     models.FeedbackItem(example=row.tolist(), score=score)
                     for row, score in zip(passages, graded.tolist(), strict=True)
                 ],
-                strategy=models.NaiveFeedbackStrategy(
-                    naive=models.NaiveFeedbackStrategyParams(a=0.12, b=0.43, c=0.03)
-                ),
+                strategy=models.NaiveFeedbackStrategy(naive=models.NaiveFeedbackStrategyParams(a=0.12, b=0.43, c=0.03)),
             )
         ),
         limit=40,

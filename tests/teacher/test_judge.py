@@ -9,6 +9,7 @@ from fakes import BlockingLLM, ScriptedLLM, quoted_passage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.schema import TextNode
+
 from llama_index_instruct import Budget, ConfigurationError, RelevanceJudge
 from llama_index_instruct.teacher.calls import Slots
 from llama_index_instruct.teacher.judge import seconds_from_now
@@ -51,9 +52,7 @@ async def test_words_count_where_there_are_no_logprobs():
 
 
 async def test_a_completion_model_without_async_runs_beside_the_loop():
-    judge = RelevanceJudge(
-        BlockingLLM(rule=lambda p: "yes" if graded(p) > 0.5 else "no", latency=0.05), workers=12
-    )
+    judge = RelevanceJudge(BlockingLLM(rule=lambda p: "yes" if graded(p) > 0.5 else "no", latency=0.05), workers=12)
     start = time.perf_counter()
     said = await judge.aassess("q", nodes(PASSAGES))
     assert time.perf_counter() - start < 0.5  # 12 in a row would take 0.6
@@ -240,9 +239,7 @@ async def test_a_hanging_server_is_left_at_the_deadline(fake_openai, wire_llm):
     assert said.trouble.startswith("deadline")
 
 
-@pytest.mark.parametrize(
-    "setting", [{"workers": 0}, {"retries": -1}, {"max_tokens": 0}, {"max_chars": 0}]
-)
+@pytest.mark.parametrize("setting", [{"workers": 0}, {"retries": -1}, {"max_tokens": 0}, {"max_chars": 0}])
 def test_wrong_settings_are_named(setting):
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
         RelevanceJudge(ScriptedLLM(), **setting)
