@@ -1,0 +1,68 @@
+"""What the README and the examples tell people to paste and run."""
+
+import re
+import runpy
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from conftest import index_over
+from fakes import ScriptedLLM, WordEmbedding
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from typer.testing import CliRunner
+
+from llama_index_instruct.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_snippet_runs_as_pasted(memory_client, monkeypatch, capsys):
+    index_over(QdrantVectorStore(collection_name="tickets", client=memory_client))
+    llm = ScriptedLLM(rule=lambda p: 0.9 if "furious" in p else 0.1)
+    monkeypatch.setattr("qdrant_client.QdrantClient", lambda url: memory_client)
+    monkeypatch.setattr("llama_index.llms.openai.OpenAI", lambda model: llm)
+    monkeypatch.setattr("llama_index.embeddings.huggingface.HuggingFaceEmbedding", lambda name: WordEmbedding())
+    (snippet,) = blocks("python")
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 13
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Payload indexes have no effect")
+        exec(compile(snippet, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 10 and len(llm.prompts) == 20
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["refine_tickets", "rerank_as_judge"])
+def test_examples_run_offline(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert "refined" in capsys.readouterr().out
+    assert name in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_command_and_option_of_the_readme_exists():
+    commands = [line for block in blocks("bash") for line in block.splitlines() if "llama-index-instruct bench" in line]
+    assert commands
+    known = CliRunner().invoke(app, ["bench", "refinement", "--help"], env={"COLUMNS": "200"}).output
+    for option in re.findall(r"(--[a-z-]+)", " ".join(commands)):
+        assert option in known
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_changelog_knows_the_version():
+    import llama_index_instruct
+
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)
+    assert version == llama_index_instruct.__version__
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
