@@ -16,6 +16,7 @@ LAYERS = [
 # Numerics: arrays in, arrays out.
 NUMERICS = (
     "refinement/objectives.py",
+    "refinement/agreement.py",
     "refinement/logistic.py",
     "refinement/solvers.py",
     "refinement/selection.py",

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
+from llama_index_instruct.refinement.agreement import agreement
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
 from llama_index_instruct.refinement.objectives import kl_loss, logistic_loss, softmax
 
@@ -21,9 +22,10 @@ Method = Literal["logistic", "kl", "rocchio"]
 
 # Below this difference between the most and the least relevant passage a teacher has said nothing.
 MIN_SPREAD = 0.1
-# Largest rotation of the query, in radians: a cosine of 0.84 to the original is always kept. Found by measurement: a
-# smaller bound loses gain with perfect judgements, a larger one lets wrong judgements spoil more queries.
-MAX_ANGLE = 0.57
+# Largest rotation of the query, in radians: a cosine of 0.70 to the original is always kept.
+MAX_ANGLE = 0.8
+# Judgements that agree no better than this say nothing for the judge.
+DOUBTFUL_AGREEMENT = 0.6
 # Twice as many change the vector of the KL method by less than 1e-3.
 GEODESIC_HOPS = 5
 
@@ -57,24 +59,33 @@ class RefinedQuery:
 class LogisticSettings:
     """Maximum-a-posteriori logistic regression on the judgements.
 
+    Carrying out only a part of the rotation towards the solution costs little with perfect judgements and protects good
+    queries from wrong ones. How large a part depends on how far the judgements agree with each other, see ``agreement``: from
+    the doubted values at an agreement of 0.6 or less to the full ones at 1.
+
     Attributes:
         prior: How strongly the original query holds.
-        trust: Share of the rotation towards the solution that is carried out. Below 1 it costs little with perfect
-            judgements and protects good queries from wrong ones.
-        max_angle: Largest rotation, in radians.
+        trust: Share of the rotation carried out when the judgements agree.
+        doubted_trust: The same when they do not.
+        max_angle: Largest rotation, in radians, when they agree.
+        doubted_angle: The same when they do not, if smaller.
         max_iterations: Newton steps.
         tolerance: Stop when no logit moves by more than this.
     """
 
     prior: LogisticPrior = field(default_factory=LogisticPrior)
-    trust: float = 0.65
+    trust: float = 0.9
+    doubted_trust: float = 0.65
     max_angle: float = MAX_ANGLE
+    doubted_angle: float = 0.57
     max_iterations: int = 25
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
         _check_range("trust", self.trust, 0.0, 1.0)
+        _check_range("doubted_trust", self.doubted_trust, 0.0, 1.0)
         _check_range("max_angle", self.max_angle, 0.0, np.pi / 2)
+        _check_range("doubted_angle", self.doubted_angle, 0.0, np.pi / 2)
         _check_range("max_iterations", self.max_iterations, 1, 10_000)
 
 
@@ -266,10 +277,15 @@ def _solve_logistic(query: FloatArray, passages: FloatArray, relevance: FloatArr
         )[0]
 
     before = loss(prior.scale * query, -prior.scale * float(np.mean(passages @ query)))
+    credit = (agreement(passages, relevance, fit, prior) - DOUBTFUL_AGREEMENT) / (1.0 - DOUBTFUL_AGREEMENT)
+    credit = min(max(credit, 0.0), 1.0)
+    trust = settings.doubted_trust + credit * (settings.trust - settings.doubted_trust)
+    doubted_angle = min(settings.doubted_angle, settings.max_angle)
+    max_angle = doubted_angle + credit * (settings.max_angle - doubted_angle)
     # A part of the rotation is a rotation to a nearer target.
     full, angle = rotate_towards(query, fit.weights, np.pi)
-    target, _ = rotate_towards(query, full, settings.trust * angle)
-    return _Solution(target, before, loss(fit.weights, fit.intercept), fit.converged, settings.max_angle)
+    target, _ = rotate_towards(query, full, trust * angle)
+    return _Solution(target, before, loss(fit.weights, fit.intercept), fit.converged, max_angle)
 
 
 def _solve_kl(query: FloatArray, passages: FloatArray, relevance: FloatArray, settings: Settings) -> _Solution:

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from test_solvers import problem
+
+from llama_index_instruct import refine_query
+from llama_index_instruct.refinement.agreement import agreement, left_out_logits
+from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
+from llama_index_instruct.refinement.objectives import sigmoid
+
+PRIOR = LogisticPrior(scale=3.0, precision=0.5, intercept_precision=0.2)
+
+
+def test_left_out_logits_are_the_literal_ones():
+    """One factor taken out of the Gaussian posterior in the primal, d + 1 numbers, by explicit inversion."""
+    query, passages, relevance = problem(1, k=7, d=4)
+    fit = fit_logistic(query, passages, relevance, PRIOR, tolerance=1e-10)
+    rows = np.hstack([passages, np.ones((7, 1))])
+    solution = np.append(fit.weights, fit.intercept)
+    probability = sigmoid(rows @ solution)
+    expected = []
+    for left_out in range(7):
+        precision = np.diag([PRIOR.precision] * 4 + [PRIOR.intercept_precision])
+        # Natural mean of the whole Gaussian, less the factor of the judgement left out.
+        whole = precision + rows.T @ (fit.curvature[:, None] * rows)
+        natural = whole @ solution
+        row, h = rows[left_out], fit.curvature[left_out]
+        natural = natural - row * (h * (row @ solution) + relevance[left_out] - probability[left_out])
+        expected.append(row @ np.linalg.solve(whole - h * np.outer(row, row), natural))
+    np.testing.assert_allclose(left_out_logits(passages, relevance, fit, PRIOR), expected, atol=1e-6)
+
+
+def test_left_out_logits_are_near_those_of_new_fits():
+    query, passages, relevance = problem(2, k=12, d=8)
+    fit = fit_logistic(query, passages, relevance, PRIOR)
+    fast = left_out_logits(passages, relevance, fit, PRIOR)
+    slow = []
+    for i in range(12):
+        keep = np.arange(12) != i
+        again = fit_logistic(query, passages[keep], relevance[keep], PRIOR)
+        slow.append(passages[i] @ again.weights + again.intercept)
+    assert np.corrcoef(fast, slow)[0, 1] > 0.98
+
+
+def test_agreement_by_hand():
+    # Two clusters, one relevant: every judgement can be foretold from its neighbours. Across the clusters: none can.
+    prior = LogisticPrior(scale=3.0, precision=0.01, intercept_precision=0.2)
+    passages = np.array([[0.8, 0.6, 0.0], [0.8, 0.59, 0.1], [0.8, 0.0, 0.6], [0.8, 0.1, 0.59]])
+    passages /= np.linalg.norm(passages, axis=1, keepdims=True)
+    for relevance, expected in ((np.array([1.0, 1.0, 0.0, 0.0]), 1.0), (np.array([1.0, 0.0, 1.0, 0.0]), 0.0)):
+        fit = fit_logistic(np.array([1.0, 0.0, 0.0]), passages, relevance, prior)
+        assert agreement(passages, relevance, fit, prior) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_soft_answers_are_a_concordance(seed):
+    query, passages, _ = problem(seed)
+    relevance = np.random.default_rng(seed).random(20)
+    fit = fit_logistic(query, passages, relevance, PRIOR)
+    foretold = left_out_logits(passages, relevance, fit, PRIOR)
+    right = total = 0.0
+    for i in range(20):
+        for j in range(20):
+            if relevance[i] > relevance[j]:
+                total += relevance[i] - relevance[j]
+                right += (relevance[i] - relevance[j]) * (foretold[i] > foretold[j])
+    assert agreement(passages, relevance, fit, PRIOR) == pytest.approx(right / total)
+
+
+def test_a_judge_that_contradicts_itself_moves_the_query_less():
+    query = np.array([1.0, 0.0, 0.0])
+    rows = [[0.8, 0.6 - 0.01 * i, 0.01 * i] for i in range(8)] + [[0.8, 0.01 * i, 0.6 - 0.01 * i] for i in range(8)]
+    consistent = np.repeat([1.0, 0.0], 8)
+    torn = np.tile([1.0, 0.0], 8)
+    assert refine_query(query, rows, torn).angle < refine_query(query, rows, consistent).angle
+    assert refine_query(query, rows, torn).angle <= 0.57 + 1e-9
