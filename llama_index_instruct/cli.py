@@ -102,6 +102,24 @@ def bench_refinement_command(
         console.print(f"written: {output}")
 
 
+@bench_app.command("latency")
+def bench_latency_command(
+    delay: Annotated[float, typer.Option(help="Seconds a judgement takes.")] = 0.2,
+    documents: Annotated[int, typer.Option(help="Random vectors in the collection.")] = 5_000,
+    judged: Annotated[int, typer.Option(help="Judgements per query.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Rounds they are spread over.")] = 2,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Wall time of plain and refined retrieves with a judge of a known delay, synchronous and asynchronous."""
+    from llama_index_instruct.evaluation.latency import bench_latency
+
+    with _errors_as_messages():
+        record = bench_latency(delay=delay, documents=documents, judged=judged, rounds=rounds)
+        console.print_json(json.dumps(record))
+        if output is not None:
+            output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def _openai_like(model: str | None, base: str | None) -> LLM | None:
     if model is None:
         return None

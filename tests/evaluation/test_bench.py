@@ -182,3 +182,27 @@ def test_the_command(tmp_path, monkeypatch):
     assert "kl-reference" in result.output
     wrong = CliRunner().invoke(app, [*arguments, "--methods", "magic"])
     assert wrong.exit_code == 2
+
+
+def test_latency_is_that_of_two_calls():
+    from llama_index_instruct.evaluation.latency import bench_latency
+
+    record = bench_latency(delay=0.05, documents=60, dimension=16, repeats=2)
+    assert record["sync_and_async_agree"]
+    assert record["ms"]["refined"] >= 100 and record["ms"]["refined async"] >= 100
+    # One after the other the judgements would take a second.
+    assert record["ms"]["refined"] < 900 and record["ms"]["refined async"] < 900
+
+
+def test_the_llm_of_the_command_line_speaks_to_an_endpoint(fake_openai, monkeypatch):
+    from llama_index_instruct.cli import _openai_like
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    llm = _openai_like("m", fake_openai.url)
+    fake_openai.rule = lambda passage: 0.8
+    judge = RelevanceJudge(llm, workers=1)
+    np.testing.assert_allclose(judge.judge("q", ["one", "two"]), [0.8, 0.8])
+    llm._get_client().close()
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
+        _openai_like("m", None)
