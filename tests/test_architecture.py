@@ -18,6 +18,7 @@ NUMERICS = (
     "refinement/objectives.py",
     "refinement/agreement.py",
     "refinement/logistic.py",
+    "refinement/settings.py",
     "refinement/solvers.py",
     "refinement/selection.py",
     "refinement/rounds.py",

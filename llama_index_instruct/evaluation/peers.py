@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from llama_index_instruct.refinement.objectives import LOG_FLOOR
 from llama_index_instruct.refinement.rounds import RefinementRounds
-from llama_index_instruct.refinement.solvers import Method
+from llama_index_instruct.refinement.settings import Method
 
 Rows = npt.NDArray[np.intp]
 FloatArray = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ from llama_index_instruct.errors import ConfigurationError, InstructWarning, Ref
 from llama_index_instruct.refinement.candidates import Candidates, usable_candidates
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import SelectionSettings
-from llama_index_instruct.refinement.solvers import Method, make_settings
+from llama_index_instruct.refinement.settings import Method, make_settings
 from llama_index_instruct.refinement.trace import JudgedNode, RefinementEvent, RefinementTrace, Stopwatch
 from llama_index_instruct.teacher.calls import FATAL
 from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge, seconds_from_now

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from llama_index_instruct.errors import DimensionMismatchError
 from llama_index_instruct.refinement.selection import SelectionSettings, select_candidates, split_budget
-from llama_index_instruct.refinement.solvers import Method, RefinedQuery, refine_query
+from llama_index_instruct.refinement.settings import Method
+from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -31,7 +31,7 @@ from llama_index_instruct import (
     RefinementRetriever,
     RelevanceJudge,
 )
-from llama_index_instruct.refinement.solvers import MAX_ANGLE
+from llama_index_instruct.refinement.settings import MAX_ANGLE
 from llama_index_instruct.teacher.standins import to_relevance
 
 QUERY = "order refund printer"

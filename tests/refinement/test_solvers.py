@@ -10,7 +10,7 @@ from llama_index_instruct import ConfigurationError, DimensionMismatchError, ref
 from llama_index_instruct.evaluation.peers import Task, feedback_vector, kl_reference
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
 from llama_index_instruct.refinement.objectives import logistic_loss
-from llama_index_instruct.refinement.solvers import MAX_ANGLE
+from llama_index_instruct.refinement.settings import MAX_ANGLE
 
 METHODS = ("logistic", "kl", "rocchio")
 

@@ -1,0 +1,137 @@
+"""Settings of the solvers: one frozen dataclass per method, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.refinement.logistic import LogisticPrior
+
+Method = Literal["logistic", "kl", "rocchio"]
+
+# Largest rotation of the query, in radians: a cosine of 0.70 to the original is always kept.
+MAX_ANGLE = 0.8
+
+
+@dataclass(frozen=True)
+class LogisticSettings:
+    """Maximum-a-posteriori logistic regression on the judgements.
+
+    Carrying out only a part of the rotation towards the solution costs little with perfect judgements and protects good
+    queries from wrong ones. How large a part depends on how far the judgements agree with each other, see ``agreement``: from
+    the doubted values at an agreement of 0.6 or less to the full ones at 1.
+
+    Attributes:
+        prior: How strongly the original query holds.
+        trust: Share of the rotation carried out when the judgements agree.
+        doubted_trust: The same when they do not.
+        max_angle: Largest rotation, in radians, when they agree.
+        doubted_angle: The same when they do not, if smaller.
+        max_iterations: Newton steps.
+        tolerance: Stop when no logit moves by more than this.
+    """
+
+    prior: LogisticPrior = field(default_factory=LogisticPrior)
+    trust: float = 0.9
+    doubted_trust: float = 0.65
+    max_angle: float = MAX_ANGLE
+    doubted_angle: float = 0.57
+    max_iterations: int = 25
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_range("trust", self.trust, 0.0, 1.0)
+        _check_range("doubted_trust", self.doubted_trust, 0.0, 1.0)
+        _check_range("max_angle", self.max_angle, 0.0, np.pi / 2)
+        _check_range("doubted_angle", self.doubted_angle, 0.0, np.pi / 2)
+        _check_range("max_iterations", self.max_iterations, 1, 10_000)
+
+
+@dataclass(frozen=True)
+class KLSettings:
+    """The paper's objective (arXiv 2605.12487): KL between the softmax of relevance and the softmax of cosines.
+
+    Attributes:
+        angle: Length of the move along the geodesic, in radians; the objective has no useful minimum, so the length is the
+            setting. Used unless ``steps`` is given.
+        steps: Given, the released loop is followed instead: so many Adam steps.
+        learning_rate: Of those steps.
+        max_angle: Largest rotation, in radians, of the geodesic move; the released loop is not bounded.
+    """
+
+    angle: float = 0.4
+    steps: int | None = None
+    learning_rate: float = 1e-4
+    max_angle: float = MAX_ANGLE
+
+    def __post_init__(self) -> None:
+        _check_range("angle", self.angle, 0.0, np.pi / 2)
+        _check_range("max_angle", self.max_angle, 0.0, np.pi / 2)
+        _check_range("learning_rate", self.learning_rate, 0.0, 1.0)
+        if self.steps is not None:
+            _check_range("steps", self.steps, 1, 1_000_000)
+
+
+@dataclass(frozen=True)
+class RocchioSettings:
+    """Rocchio feedback: query + positive * (relevant centroid) - negative * (irrelevant centroid).
+
+    Attributes:
+        positive: Weight of the relevant centroid; each passage counts by its relevance.
+        negative: Weight of the irrelevant centroid; each passage counts by 1 - relevance.
+        max_angle: Largest rotation, in radians.
+    """
+
+    positive: float = 0.75
+    negative: float = 0.15
+    max_angle: float = MAX_ANGLE
+
+    def __post_init__(self) -> None:
+        _check_range("positive", self.positive, 0.0, 1e6)
+        _check_range("negative", self.negative, 0.0, 1e6)
+        _check_range("max_angle", self.max_angle, 0.0, np.pi / 2)
+
+
+Settings = LogisticSettings | KLSettings | RocchioSettings
+
+_SETTINGS: dict[str, type[Settings]] = {
+    "logistic": LogisticSettings,
+    "kl": KLSettings,
+    "rocchio": RocchioSettings,
+}
+
+
+def make_settings(method: str, settings: Mapping[str, Any]) -> Settings:
+    """Return the settings object of a method.
+
+    ``scale``, ``precision`` and ``intercept_precision`` of the logistic prior may be given directly.
+
+    Raises:
+        ConfigurationError: If the method or a setting is unknown, or a value is out of range.
+    """
+    if method not in _SETTINGS:
+        raise ConfigurationError(f"method: expected one of {', '.join(sorted(_SETTINGS))}, found {method!r}")
+    kind = _SETTINGS[method]
+    given = dict(settings)
+    allowed = {f.name for f in fields(kind)}
+    if kind is LogisticSettings:
+        prior_names = {f.name for f in fields(LogisticPrior)}
+        prior = {name: given.pop(name) for name in prior_names & set(given)}
+        if prior:
+            given["prior"] = LogisticPrior(**prior)
+        allowed |= prior_names
+    unknown = sorted(set(given) - allowed)
+    if unknown:
+        raise ConfigurationError(
+            f"method {method!r}: unknown setting {', '.join(unknown)}; it has {', '.join(sorted(allowed))}"
+        )
+    return kind(**given)
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigurationError(f"{name}: expected {low:g} to {high:g}, found {value}")
