@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
     from llama_index_instruct.refinement.trace import JudgedNode, RefinementEvent, RefinementTrace
     from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge
+    from llama_index_instruct.teacher.standins import CallableJudge, PostprocessorJudge
     from llama_index_instruct.teacher.usage import Budget, Usage
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "teacher.usage",
+    "CallableJudge": "teacher.standins",
     "ConfigurationError": "errors",
     "DimensionMismatchError": "errors",
     "InstructError": "errors",
@@ -40,6 +42,7 @@ _HOMES = {
     "Judgements": "teacher.judge",
     "MissingExtraError": "errors",
     "MissingVectorsError": "errors",
+    "PostprocessorJudge": "teacher.standins",
     "RefinedQuery": "refinement.solvers",
     "RefinementError": "errors",
     "RefinementEvent": "refinement.trace",
@@ -54,6 +57,7 @@ _HOMES = {
 
 __all__ = [
     "Budget",
+    "CallableJudge",
     "ConfigurationError",
     "DimensionMismatchError",
     "InstructError",
@@ -63,6 +67,7 @@ __all__ = [
     "Judgements",
     "MissingExtraError",
     "MissingVectorsError",
+    "PostprocessorJudge",
     "RefinedQuery",
     "RefinementError",
     "RefinementEvent",

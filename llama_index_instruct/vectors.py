@@ -8,6 +8,7 @@ Rows that cannot be had are NaN: the caller decides what that means.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def stored_vectors(
                     "QdrantVectorStore(client=QdrantClient(...), aclient=AsyncQdrantClient(...))"
                 )
             points = vector_store.client.retrieve(**_qdrant_request(vector_store, missing))
-            found |= _from_points(points, vector_store)
+            found |= _from_points(points, vector_store, missing)
         else:
             found |= _from_other_store(vector_store, missing)
     rest = [node for node in nodes if node.node_id not in found]
@@ -81,7 +82,7 @@ async def astored_vectors(
                     "QdrantVectorStore(client=QdrantClient(...), aclient=AsyncQdrantClient(...))"
                 )
             points = await aclient.retrieve(**_qdrant_request(vector_store, missing))
-            found |= _from_points(points, vector_store)
+            found |= _from_points(points, vector_store, missing)
         else:
             found |= await asyncio.to_thread(_from_other_store, vector_store, missing)
     rest = [node for node in nodes if node.node_id not in found]
@@ -106,21 +107,34 @@ def _qdrant_request(vector_store: Any, node_ids: list[str]) -> dict[str, Any]:
     name = vector_store.dense_vector_name
     return {
         "collection_name": vector_store.collection_name,
-        "ids": node_ids,
+        "ids": [_point_id(node_id) for node_id in node_ids],
         "with_payload": False,
         "with_vectors": [name] if name else True,
     }
 
 
-def _from_points(points: Sequence[Any], vector_store: Any) -> Vectors:
+def _from_points(points: Sequence[Any], vector_store: Any, node_ids: list[str]) -> Vectors:
+    # Qdrant may spell an id in another way than it was asked for: with dashes, in small letters, as a number.
+    asked = {_point_id(node_id): node_id for node_id in node_ids}
     found: Vectors = {}
     for point in points:
         vector = point.vector
         if isinstance(vector, dict):
             vector = vector.get(vector_store.dense_vector_name, vector.get(""))
-        if vector is not None:
-            found[str(point.id)] = vector
+        node_id = asked.get(_point_id(str(point.id)))
+        if vector is not None and node_id is not None:
+            found[node_id] = vector
     return found
+
+
+def _point_id(node_id: str) -> int | str:
+    """Return the id as Qdrant stores it: an unsigned 64-bit number or a UUID with dashes."""
+    if node_id.isascii() and node_id.isdigit() and len(node_id) <= 20:
+        return int(node_id)
+    try:
+        return str(uuid.UUID(node_id))
+    except ValueError:
+        return node_id
 
 
 def _from_other_store(vector_store: BasePydanticVectorStore, node_ids: list[str]) -> Vectors:

@@ -85,3 +85,19 @@ def test_vectors_of_two_sizes_are_an_error():
 
 def test_no_nodes():
     assert stored_vectors([]).shape == (0, 0)
+
+
+@pytest.mark.parametrize("spell", [lambda id_: id_.replace("-", ""), str.upper, lambda id_: f"urn:uuid:{id_}"])
+def test_an_id_may_be_spelt_in_several_ways(index, spell):
+    node = make_nodes()[0]
+    found = stored_vectors([TextNode(text=node.text, id_=spell(node.node_id))], index.vector_store)
+    np.testing.assert_allclose(found, expected([node]), atol=1e-6)
+
+
+def test_collections_with_numbers_for_ids(memory_client):
+    memory_client.create_collection(
+        "numbered", vectors_config=models.VectorParams(size=2, distance=models.Distance.COSINE)
+    )
+    memory_client.upsert("numbered", [models.PointStruct(id=5, vector=[0.6, 0.8])])
+    store = QdrantVectorStore(collection_name="numbered", client=memory_client)
+    np.testing.assert_allclose(stored_vectors([TextNode(text="x", id_="5")], store), [[0.6, 0.8]], atol=1e-6)

@@ -65,6 +65,8 @@ class RefinementBench:
             raise ConfigurationError(f"methods: expected some of {', '.join(PEERS)}, found {', '.join(unknown)}")
         if isinstance(self.judge, str) and self.judge != "gold":
             raise ConfigurationError(f"judge: expected 'gold' or a RelevanceJudge, found {self.judge!r}")
+        if self.flip and self.judge != "gold":
+            raise ConfigurationError("flip: turns gold judgements over; it cannot be used with an LLM judge")
         if not 0.0 <= self.flip <= 1.0:
             raise ConfigurationError(f"flip: expected 0 to 1, found {self.flip}")
         if self.judged < 1 or not 1 <= self.rounds <= self.judged:
@@ -90,6 +92,9 @@ def bench_refinement(
         cache: Folder that keeps the vectors between runs.
         progress: Show progress bars.
     """
+    names = [data.name for data in sets]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"data: expected folders of different names, found {', '.join(names)}")
     judge = settings.judge if isinstance(settings.judge, str) else settings.judge.llm.metadata.model_name
     return {
         "bench": "refinement",
@@ -204,9 +209,15 @@ def _teacher(data: RetrievalSet, q: int, pool: Rows, settings: RefinementBench) 
     if isinstance(settings.judge, RelevanceJudge):
         query, judge = data.queries[q], settings.judge
 
+        question = f"{query.text}\n{query.instruction}" if query.instruction else query.text
+        answers: dict[int, float] = {}
+
         def ask(rows: Rows) -> FloatArray:
-            asked = f"{query.text}\n{query.instruction}" if query.instruction else query.text
-            return judge.judge(asked, [data.documents[row] for row in pool[rows]])
+            # Each passage is judged once: every method works with the same answers, and nothing is paid for twice.
+            new = [row for row in rows.tolist() if row not in answers]
+            said = judge.judge(question, [data.documents[pool[row]] for row in new])
+            answers.update(zip(new, said.tolist(), strict=True))
+            return np.array([answers[row] for row in rows.tolist()])
 
         return ask
     gold = np.isin(pool, data.relevant[q])

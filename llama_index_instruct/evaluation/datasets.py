@@ -162,6 +162,8 @@ def _read_jsonl(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ConfigurationError(f"{path}, line {number}: expected a JSON object, found {error}") from error
+            if not isinstance(row, dict):
+                raise ConfigurationError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
             missing = [name for name in required if name not in row]
             if missing:
                 raise ConfigurationError(f"{path}, line {number}: missing {', '.join(missing)}")
@@ -179,8 +181,17 @@ def _pairs(path: Path, row_of: dict[str, int], *, positive_only: bool) -> dict[s
                 raise ConfigurationError(
                     f"{path}, line {number}: expected {2 + positive_only} columns, found {len(fields)}"
                 )
-            if positive_only and float(fields[2]) <= 0:
+            if positive_only and not _is_positive(fields[2], path, number):
                 continue
             if fields[1] in row_of:
                 pairs.setdefault(fields[0], set()).add(row_of[fields[1]])
     return pairs
+
+
+def _is_positive(score: str, path: Path, number: int) -> bool:
+    try:
+        return float(score) > 0
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path}, line {number}: expected a number as third column (query-id, corpus-id, score), found {score!r}"
+        ) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,9 @@ def rerank(task: Task) -> Ranked:
     """The judged hits sorted by relevance, the rest as it was: what an LLM reranker does at its best."""
     order = rank_by(task.query, task.documents)
     top = order[: task.judged]
-    best_first = top[np.argsort(-task.teacher(top), kind="stable")]
+    # What the judge did not answer stays between yes and no.
+    relevance = np.nan_to_num(task.teacher(top), nan=0.5)
+    best_first = top[np.argsort(-relevance, kind="stable")]
     return Ranked(np.concatenate([best_first, order[task.judged :]]), len(top), float("nan"), None)
 
 
@@ -86,7 +88,9 @@ def kl_reference(task: Task) -> Ranked:
     """The released loop (arXiv 2605.12487): torch, Adam, learning rate 1e-4, 100 steps."""
     import torch
 
-    top, relevance = _judge_top(task)
+    top, relevance, asked = _judge_top(task)
+    if len(top) < 2:
+        return replace(plain(task), judgements=asked)
     query = torch.tensor(task.query, requires_grad=True)
     passages = torch.tensor(task.documents[top])
     start = time.process_time()
@@ -99,7 +103,7 @@ def kl_reference(task: Task) -> Ranked:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     vector = query.detach().numpy().astype(np.float64)
-    return _ranked(task, vector / np.linalg.norm(vector), len(top), start)
+    return _ranked(task, vector / np.linalg.norm(vector), asked, start)
 
 
 def refinement(method: Method, **settings: Any) -> Callable[[Task], Ranked]:
@@ -133,9 +137,9 @@ def qdrant_feedback(weights: FeedbackWeights) -> Callable[[Task], Ranked]:
     """
 
     def rank(task: Task) -> Ranked:
-        top, relevance = _judge_top(task)
+        top, relevance, asked = _judge_top(task)
         start = time.process_time()
-        return _ranked(task, feedback_vector(task.query, task.documents[top], relevance, weights), len(top), start)
+        return _ranked(task, feedback_vector(task.query, task.documents[top], relevance, weights), asked, start)
 
     return rank
 
@@ -158,9 +162,12 @@ def feedback_vector(
     return np.asarray(a * np.asarray(query, np.float64) + c * (signed @ np.asarray(passages, np.float64)))
 
 
-def _judge_top(task: Task) -> tuple[Rows, FloatArray]:
+def _judge_top(task: Task) -> tuple[Rows, FloatArray, int]:
+    """Return the top rows that the teacher judged, their relevance, and how many it was asked about."""
     top = rank_by(task.query, task.documents)[: task.judged]
-    return top, task.teacher(top)
+    relevance = task.teacher(top)
+    known = ~np.isnan(relevance)
+    return top[known], relevance[known], len(top)
 
 
 def _ranked(task: Task, vector: npt.ArrayLike, judgements: int, start: float) -> Ranked:

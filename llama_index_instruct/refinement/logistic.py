@@ -35,8 +35,8 @@ class LogisticPrior:
     def __post_init__(self) -> None:
         for name in ("scale", "precision", "intercept_precision"):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0.0):
-                raise ConfigurationError(f"{name}: expected a finite number above 0, found {value}")
+            if not 1e-6 <= value <= 1e6:
+                raise ConfigurationError(f"{name}: expected 1e-6 to 1e6, found {value}")
 
 
 @dataclass(frozen=True)

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts.mixin import PromptDictType
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
 
-from llama_index_instruct.errors import ConfigurationError, InstructWarning, RefinementError
-from llama_index_instruct.refinement.candidates import Candidates, usable_candidates
-from llama_index_instruct.refinement.rounds import RefinementRounds
+from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.refinement.course import (
+    CourseSettings,
+    Embed,
+    FetchVectors,
+    Search,
+    Step,
+    refinement_course,
+)
 from llama_index_instruct.refinement.selection import SelectionSettings
 from llama_index_instruct.refinement.settings import Method, make_settings
-from llama_index_instruct.refinement.trace import JudgedNode, RefinementEvent, RefinementTrace, Stopwatch
-from llama_index_instruct.teacher.calls import FATAL
-from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge, seconds_from_now
+from llama_index_instruct.refinement.trace import RefinementEvent, RefinementTrace
+from llama_index_instruct.teacher.judge import RelevanceJudge
 from llama_index_instruct.teacher.prompts import Prompt
 from llama_index_instruct.teacher.standins import Judge, as_judge
-from llama_index_instruct.teacher.usage import Usage
 from llama_index_instruct.vectors import astored_vectors, stored_vectors
 
 dispatcher = get_dispatcher(__name__)
@@ -40,35 +39,6 @@ _UNSUPPORTED_MODES = {
     VectorStoreQueryMode.TEXT_SEARCH,
     VectorStoreQueryMode.MMR,
 }
-
-
-@dataclass(frozen=True)
-class _Embed:
-    query: QueryBundle
-
-
-@dataclass(frozen=True)
-class _Search:
-    query: QueryBundle
-    wide: bool
-
-
-@dataclass(frozen=True)
-class _FetchVectors:
-    nodes: Sequence[BaseNode]
-
-
-@dataclass(frozen=True)
-class _AskTeacher:
-    query: str
-    nodes: Sequence[BaseNode]
-    deadline: float | None
-
-
-_Step = _Embed | _Search | _FetchVectors | _AskTeacher
-# The course of one query asks for input and output by yielding steps; a synchronous and an asynchronous driver carry them
-# out. So there is one course, and the two ways cannot drift apart.
-_Course = Generator[_Step, Any, RefinementTrace]
 
 
 class RefinementRetriever(BaseRetriever):
@@ -142,7 +112,7 @@ class RefinementRetriever(BaseRetriever):
         self.candidates = candidates
         self.judge_deadline = judge_deadline
         self.pin_judged = pin_judged
-        self.on_error = on_error
+        self.on_error: Literal["plain", "raise"] = on_error
         self.vector_store = vector_store or getattr(inner, "_vector_store", None)
         self.embed_model = embed_model or getattr(inner, "_embed_model", None)
         self.encode_missing = encode_missing
@@ -159,7 +129,7 @@ class RefinementRetriever(BaseRetriever):
             ConfigurationError: If the query is empty or its vector is zero or not finite; before any search.
             RefinementError: If an optional stage fails and ``on_error="raise"``.
         """
-        course = self._course(_as_bundle(query))
+        course = refinement_course(_as_bundle(query), self._settings())
         try:
             step = next(course)
             while True:
@@ -174,7 +144,7 @@ class RefinementRetriever(BaseRetriever):
 
     async def arefine(self, query: QueryType) -> RefinementTrace:
         """Asynchronous twin of ``refine``."""
-        course = self._course(_as_bundle(query))
+        course = refinement_course(_as_bundle(query), self._settings())
         try:
             step = next(course)
             while True:
@@ -193,88 +163,25 @@ class RefinementRetriever(BaseRetriever):
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return (await self.arefine(query_bundle)).nodes
 
-    def _course(self, query: QueryBundle) -> _Course:
-        watch = Stopwatch()
-        with watch.stage("embed"):
-            embedding = yield _Embed(query)
-        vector = _checked_vector(embedding)
-        # The first search gets the very numbers the plain retriever would send, so that its scores are the same to the bit.
-        query = _with_embedding(query, list(embedding))
-        with watch.stage("search"):
-            hits = yield _Search(query, wide=True)
-        plain = hits[: self._top_k(len(hits))]
-        state = _State(query, vector, plain, watch)
-        if not hits:
-            return state.unchanged("the first search found nothing")
-        try:
-            return (yield from self._refined(state, hits))
-        except (*FATAL, RefinementError):
-            raise
-        except Exception as error:
-            return self._given_up(state, f"{type(error).__name__} in the refinement stage", error)
-
-    def _refined(self, state: _State, hits: list[NodeWithScore]) -> _Course:
-        with state.watch.stage("vectors"):
-            vectors = yield _FetchVectors([hit.node for hit in hits])
-            pool = usable_candidates([hit.node for hit in hits], vectors)
-        state.pool = pool
-        if pool.unusable:
-            state.trouble = f"stored vectors missing or not finite: {', '.join(pool.unusable[:5])}"
-        if len(pool.nodes) == 0:
-            return self._given_up(state, "no hit has a usable stored vector", None)
-        rounds = RefinementRounds(
-            state.vector, pool.vectors, judged=self.judged, rounds=self.rounds, selection=self.selection
-        )
-        yield from self._judge_rounds(state, pool, rounds)
-        with state.watch.stage("solve"):
-            refined = rounds.refine(self.method, **self.method_settings)
-        if not refined.moved:
-            if state.teacher_trouble:
-                return self._given_up(state, state.teacher_trouble, None)
-            return state.unchanged(refined.reason)
-        moved = (refined.vector * np.linalg.norm(state.vector)).astype(np.float32)
-        with state.watch.stage("search_again"):
-            nodes = yield _Search(_with_embedding(state.query, moved.tolist()), wide=False)
-        if self.pin_judged:
-            nodes = _pinned(nodes, state, refined.vector)
-        if pool.unusable:
-            _warn(state.trouble or "")
-        return state.changed(nodes, moved, refined.angle)
-
-    def _judge_rounds(self, state: _State, pool: Candidates, rounds: RefinementRounds) -> Generator[_Step, Any, None]:
-        deadline = seconds_from_now(self.judge_deadline)
-        for number in range(1, self.rounds + 1):
-            with state.watch.stage("solve"):
-                rows = rounds.next_rows()
-            if len(rows) == 0:
-                return
-            nodes = [pool.nodes[row] for row in rows]
-            with state.watch.stage("judge"):
-                said: Judgements = yield _AskTeacher(state.query.query_str, nodes, deadline)
-            rounds.record(rows, said.relevance)
-            state.record(nodes, said, number)
-            if np.isnan(said.relevance).all():
-                return
-
-    def _perform(self, step: _Step) -> Any:
-        if isinstance(step, _Embed):
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Embed):
             if step.query.embedding is not None:
                 return step.query.embedding
             return self._embedder.get_agg_embedding_from_queries(step.query.embedding_strs)
-        if isinstance(step, _Search):
+        if isinstance(step, Search):
             return self._inner(step.wide).retrieve(step.query)
-        if isinstance(step, _FetchVectors):
+        if isinstance(step, FetchVectors):
             return stored_vectors(step.nodes, self.vector_store, embed_model=self._encoder)
         return self.judge.assess(step.query, step.nodes, deadline=step.deadline)
 
-    async def _aperform(self, step: _Step) -> Any:
-        if isinstance(step, _Embed):
+    async def _aperform(self, step: Step) -> Any:
+        if isinstance(step, Embed):
             if step.query.embedding is not None:
                 return step.query.embedding
             return await self._embedder.aget_agg_embedding_from_queries(step.query.embedding_strs)
-        if isinstance(step, _Search):
+        if isinstance(step, Search):
             return await self._inner(step.wide).aretrieve(step.query)
-        if isinstance(step, _FetchVectors):
+        if isinstance(step, FetchVectors):
             return await astored_vectors(step.nodes, self.vector_store, embed_model=self._encoder)
         return await self.judge.aassess(step.query, step.nodes, deadline=step.deadline)
 
@@ -297,16 +204,20 @@ class RefinementRetriever(BaseRetriever):
         wider.similarity_top_k = self.candidates  # type: ignore[attr-defined]
         return wider
 
-    def _top_k(self, found: int) -> int:
+    def _settings(self) -> CourseSettings:
         mode = getattr(self.retriever, "_vector_store_query_mode", None)
-        top_k = getattr(self.retriever, "similarity_top_k", None)
-        return found if top_k is None or mode != VectorStoreQueryMode.DEFAULT else int(top_k)
-
-    def _given_up(self, state: _State, reason: str, cause: Exception | None) -> RefinementTrace:
-        if self.on_error == "raise":
-            raise RefinementError(f"query refinement failed: {reason}") from cause
-        _warn(reason)
-        return state.unchanged(reason, trouble=reason)
+        return CourseSettings(
+            judged=self.judged,
+            rounds=self.rounds,
+            method=self.method,
+            method_settings=self.method_settings,
+            selection=self.selection,
+            judge_deadline=self.judge_deadline,
+            pin_judged=self.pin_judged,
+            on_error=self.on_error,
+            # Only a dense search is widened, so only its hits have to be cut again.
+            top_k=getattr(self.retriever, "similarity_top_k", None) if mode == VectorStoreQueryMode.DEFAULT else None,
+        )
 
     def _ended(self, trace: RefinementTrace) -> RefinementTrace:
         dispatcher.event(RefinementEvent.of(trace))
@@ -320,67 +231,6 @@ class RefinementRetriever(BaseRetriever):
             self.judge.prompt = Prompt(self.judge.prompt.name, prompts["judge_prompt"])
 
 
-class _State:
-    """What is known so far about one query; lives as long as its course."""
-
-    def __init__(
-        self,
-        query: QueryBundle,
-        vector: npt.NDArray[np.float32],
-        plain: list[NodeWithScore],
-        watch: Stopwatch,
-    ) -> None:
-        self.query = query
-        self.vector = vector
-        self.plain = plain
-        self.watch = watch
-        self.pool: Candidates | None = None
-        self.judgements: list[JudgedNode] = []
-        self.usage = Usage()
-        self.trouble: str | None = None
-        self.teacher_trouble: str | None = None
-
-    def record(self, nodes: Sequence[BaseNode], said: Judgements, number: int) -> None:
-        self.judgements += [
-            JudgedNode(node.node_id, float(value), source, number)
-            for node, value, source in zip(nodes, said.relevance, said.sources, strict=True)
-        ]
-        self.usage = self.usage + said.usage
-        self.teacher_trouble = self.teacher_trouble or said.trouble
-        self.trouble = self.trouble or said.trouble
-
-    def changed(self, nodes: list[NodeWithScore], vector: npt.NDArray[np.float32], angle: float) -> RefinementTrace:
-        return self._trace(nodes, vector, angle, changed=True, reason="")
-
-    def unchanged(self, reason: str, *, trouble: str | None = None) -> RefinementTrace:
-        self.trouble = trouble or self.trouble
-        return self._trace(self.plain, self.vector, 0.0, changed=False, reason=reason)
-
-    def _trace(
-        self,
-        nodes: list[NodeWithScore],
-        vector: npt.NDArray[np.float32],
-        angle: float,
-        *,
-        changed: bool,
-        reason: str,
-    ) -> RefinementTrace:
-        return RefinementTrace(
-            query=self.query.query_str,
-            nodes=nodes,
-            plain_nodes=self.plain,
-            judgements=tuple(self.judgements),
-            query_vector=self.vector,
-            refined_vector=vector,
-            angle=angle,
-            changed=changed,
-            reason=reason,
-            trouble=self.trouble,
-            usage=self.usage,
-            ms=dict(self.watch.ms),
-        )
-
-
 def _as_retriever(retriever: Any, index: Any) -> BaseRetriever:
     if (retriever is None) == (index is None):
         raise ConfigurationError("expected a retriever or an index, and not both: RefinementRetriever(index, llm=...)")
@@ -389,6 +239,9 @@ def _as_retriever(retriever: Any, index: Any) -> BaseRetriever:
         inner = inner.as_retriever()
     if not isinstance(inner, BaseRetriever):
         raise ConfigurationError(f"retriever: expected a LlamaIndex retriever or index, found {type(inner).__name__}")
+    top_k = getattr(inner, "similarity_top_k", None)
+    if isinstance(top_k, int) and top_k < 1:
+        raise ConfigurationError(f"similarity_top_k: expected 1 or more, found {top_k}")
     mode = getattr(inner, "_vector_store_query_mode", None)
     if mode in _UNSUPPORTED_MODES:
         raise ConfigurationError(
@@ -423,37 +276,3 @@ def _as_bundle(query: QueryType) -> QueryBundle:
     if not bundle.query_str.strip():
         raise ConfigurationError("query: expected some text, found an empty string")
     return bundle
-
-
-def _checked_vector(embedding: Sequence[float]) -> npt.NDArray[np.float32]:
-    vector = np.asarray(embedding, dtype=np.float32)
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if not np.isfinite(norm) or norm == 0.0:
-        raise ConfigurationError(f"query embedding: expected finite numbers and a norm above 0, found norm {norm}")
-    return vector
-
-
-def _with_embedding(query: QueryBundle, embedding: list[float]) -> QueryBundle:
-    return QueryBundle(
-        query_str=query.query_str,
-        image_path=query.image_path,
-        custom_embedding_strs=query.custom_embedding_strs,
-        embedding=embedding,
-    )
-
-
-def _pinned(nodes: list[NodeWithScore], state: _State, refined: npt.NDArray[np.float32]) -> list[NodeWithScore]:
-    """Return the judged-relevant nodes first, then the others, each group by score and as many as before."""
-    assert state.pool is not None
-    relevant = {judged.node_id for judged in state.judgements if judged.relevance >= 0.5}
-    scored = {hit.node.node_id: hit for hit in nodes}
-    for node, vector in zip(state.pool.nodes, state.pool.vectors, strict=True):
-        if node.node_id in relevant and node.node_id not in scored:
-            score = float(vector @ refined / np.linalg.norm(vector))
-            scored[node.node_id] = NodeWithScore(node=node, score=score)
-    ranked = sorted(scored.values(), key=lambda hit: (hit.node.node_id not in relevant, -(hit.score or 0.0)))
-    return ranked[: len(nodes)]
-
-
-def _warn(reason: str) -> None:
-    warnings.warn(f"query refinement: {reason}", InstructWarning, stacklevel=2)

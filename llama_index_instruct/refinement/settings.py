@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -122,7 +122,7 @@ def make_settings(method: str, settings: Mapping[str, Any]) -> Settings:
         prior_names = {f.name for f in fields(LogisticPrior)}
         prior = {name: given.pop(name) for name in prior_names & set(given)}
         if prior:
-            given["prior"] = LogisticPrior(**prior)
+            given["prior"] = replace(given.get("prior", LogisticPrior()), **prior)
         allowed |= prior_names
     unknown = sorted(set(given) - allowed)
     if unknown:

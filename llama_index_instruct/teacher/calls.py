@@ -11,9 +11,9 @@ import contextvars
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tqdm.auto import tqdm
@@ -56,9 +56,7 @@ class Slots:
             raise ConfigurationError(f"workers: expected 1 or more, found {workers}")
         self.workers = workers
         self._threads = threading.BoundedSemaphore(workers)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._loops: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
         self._lock = threading.Lock()
 
     @property
@@ -70,6 +68,8 @@ class Slots:
         """Return the semaphore of the running event loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
+            # A semaphore holds on to its loop: forget those that are over.
+            self._loops = {known: held for known, held in self._loops.items() if not known.is_closed()}
             return self._loops.setdefault(loop, asyncio.Semaphore(self.workers))
 
     def __reduce__(self) -> tuple[type[Slots], tuple[int]]:
@@ -107,6 +107,8 @@ def run_calls(
     Returns:
         One result per call. Calls not done by the deadline hold ``JudgementTimeout``.
     """
+    if deadline is not None and time.monotonic() >= deadline:
+        return [_unfinished(late=True) for _ in calls]
     stop = stopped or threading.Event()
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     # A result, the reason to give up everything, or None: one thread has ended.
@@ -171,6 +173,8 @@ async def arun_calls(
     progress: str | None = None,
 ) -> list[Result[T]]:
     """Asynchronous twin of ``run_calls``; unfinished tasks are cancelled."""
+    if deadline is not None and time.monotonic() >= deadline:
+        return [_unfinished(late=True) for _ in calls]
     stop = False
     semaphore = slots.tasks()
     bar = tqdm(total=len(calls), desc=progress, disable=progress is None)
@@ -221,36 +225,40 @@ async def run_in_daemon_thread(function: Callable[[threading.Event], T], *, dead
         JudgementTimeout: If the function is not done by the deadline.
     """
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+    # The outcome travels as a function that returns or raises it: a future refuses some exceptions, StopIteration for one.
+    future: asyncio.Future[Callable[[], T]] = loop.create_future()
     stopped = threading.Event()
 
-    def finish(value: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(value)  # type: ignore[arg-type]
+    def finish(outcome: Callable[[], T]) -> None:
+        if not future.done():
+            future.set_result(outcome)
 
     def work() -> None:
-        value, error = None, None
+        outcome: Callable[[], T]
         try:
-            value = function(stopped)
-        except BaseException as caught:
-            error = caught
+            outcome = partial(_identity, function(stopped))
+        except BaseException as error:
+            outcome = partial(_raise, error)
         if not loop.is_closed():
-            loop.call_soon_threadsafe(finish, value, error)
+            loop.call_soon_threadsafe(finish, outcome)
 
     threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
     try:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return await asyncio.wait_for(future, timeout)
-    except (TimeoutError, asyncio.TimeoutError) as error:
-        if isinstance(error, JudgementTimeout):
-            raise
+        outcome = await asyncio.wait_for(future, timeout)
+    except asyncio.TimeoutError as error:
         raise JudgementTimeout("the teacher was not done by the deadline") from error
     finally:
         stopped.set()
+    return outcome()
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+def _identity(value: T) -> T:
+    return value
 
 
 def _stops_the_run(error: Exception) -> bool:

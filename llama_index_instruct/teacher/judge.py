@@ -7,7 +7,8 @@ import inspect
 import threading
 import time
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ import numpy.typing as npt
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, MetadataMode, TextNode
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_when_event_set,
+)
+from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_exponential, wait_random
 
 from llama_index_instruct.errors import ConfigurationError, JudgementTimeout
@@ -57,7 +66,7 @@ class Judgements:
 class _Reply:
     relevance: float | None
     source: str
-    usage: Usage
+    tokens: Usage
 
 
 class RelevanceJudge:
@@ -69,7 +78,8 @@ class RelevanceJudge:
     Args:
         llm: Any LlamaIndex LLM. Its own ``max_tokens``, if set, beats ours: leave it unset for one-word answers.
         task: What counts as relevant, in a sentence; joined to every question. Empty = the query says it all.
-        workers: Calls at a time, over all threads that share this judge.
+        workers: Calls at a time, over all threads that share this judge. A call that hangs beyond the deadline keeps its place
+            until it ends (synchronous calls cannot be cancelled), so give the LLM a timeout of its own.
         retries: Calls made again after a failure that may heal. The LlamaIndex OpenAI classes already retry: keep 0 there.
         max_tokens: Longest answer asked for, in tokens.
         max_chars: Longest passage, in characters; the rest is cut.
@@ -149,80 +159,82 @@ class RelevanceJudge:
                 # The run inside keeps the deadline and brings what it has: this is only the second line.
                 deadline=None if deadline is None else deadline + 0.25,
             )
-        passages, keys, known = self._prepare(query, nodes)
-        open_ = [i for i in range(len(nodes)) if i not in known]
+        asked = self._prepare(query, nodes)
         results = await arun_calls(
-            [lambda p=passages[i]: self._aask(query, p) for i in open_],  # type: ignore[misc]
+            [partial(self._aask, asked.query, asked.passages[i], asked.attempts[i]) for i in asked.open],
             self._slots,
             deadline=deadline,
             progress="judging" if self.show_progress else None,
         )
-        return self._collect(dict(zip(open_, results, strict=True)), keys, known)
+        return self._collect(asked, results)
 
     def _assess(
         self, query: str, nodes: Sequence[BaseNode], deadline: float | None, stopped: threading.Event
     ) -> Judgements:
-        passages, keys, known = self._prepare(query, nodes)
-        open_ = [i for i in range(len(nodes)) if i not in known]
+        asked = self._prepare(query, nodes)
         results = run_calls(
-            [lambda p=passages[i]: self._ask(query, p) for i in open_],  # type: ignore[misc]
+            [partial(self._ask, asked.query, asked.passages[i], asked.attempts[i], stopped) for i in asked.open],
             self._slots,
             deadline=deadline,
             progress="judging" if self.show_progress else None,
             stopped=stopped,
         )
-        return self._collect(dict(zip(open_, results, strict=True)), keys, known)
+        return self._collect(asked, results)
 
-    def _prepare(self, query: str, nodes: Sequence[BaseNode]) -> tuple[list[str], list[str], dict[int, float]]:
+    def _prepare(self, query: str, nodes: Sequence[BaseNode]) -> _Asked:
+        query = quotable(query, self.max_chars)
         passages = [quotable(node.get_content(self.metadata_mode), self.max_chars) for node in nodes]
-        if self.cache is None:
-            return passages, [], {}
-        asked = "\x1f".join((self.llm.metadata.model_name, self.prompt.version, self.task, query))
-        keys = [hashlib.sha256(f"{asked}\x1f{passage}".encode()).hexdigest() for passage in passages]
-        known = {i: self.cache[key] for i, key in enumerate(keys) if key in self.cache}
-        return passages, keys, known
+        keys: list[str] = []
+        if self.cache is not None:
+            question = "\x1f".join((self.llm.metadata.model_name, self.prompt.version, self.task, query))
+            keys = [hashlib.sha256(f"{question}\x1f{passage}".encode()).hexdigest() for passage in passages]
+        known = {i: self.cache[key] for i, key in enumerate(keys) if key in self.cache} if self.cache else {}
+        return _Asked(query, passages, keys, known, [_Attempts() for _ in passages])
 
-    def _collect(self, results: dict[int, Result[_Reply]], keys: list[str], known: dict[int, float]) -> Judgements:
-        relevance = np.full(len(results) + len(known), np.nan)
+    def _collect(self, asked: _Asked, results: Sequence[Result[_Reply]]) -> Judgements:
+        relevance = np.full(len(asked.passages), np.nan)
         sources = [""] * len(relevance)
-        usage = Usage(cached=len(known))
-        for i, value in known.items():
+        usage = Usage(cached=len(asked.known))
+        for i, value in asked.known.items():
             relevance[i], sources[i] = value, "cache"
         errors: list[Exception] = []
-        for i, result in results.items():
-            reply = result.value
+        for i, result in zip(asked.open, results, strict=True):
+            attempts, reply = asked.attempts[i], result.value
+            usage += Usage(calls=attempts.calls, retries=attempts.retries)
             if reply is None:
                 error = result.error or NotStartedError("the run had stopped")
                 errors.append(error)
                 sources[i] = type(error).__name__
                 usage += Usage(failures=1)
                 continue
-            usage += reply.usage
+            usage += replace(reply.tokens, calls=0)
             sources[i] = reply.source
             if reply.relevance is None:
                 usage += Usage(failures=1)
                 continue
             relevance[i] = reply.relevance
             if self.cache is not None:
-                self.cache[keys[i]] = reply.relevance
+                self.cache[asked.keys[i]] = reply.relevance
         unreadable = sources.count(UNREADABLE)
         trouble = describe_trouble(errors)
         if trouble is None and unreadable:
             trouble = f"unreadable: {unreadable} answers were neither a clear yes nor a clear no"
         return Judgements(relevance, tuple(sources), usage, trouble)
 
-    def _ask(self, query: str, passage: str) -> _Reply:
-        attempts = _Attempts()
-        for attempt in Retrying(**self._retry_policy(attempts)):
+    def _ask(self, query: str, passage: str, attempts: _Attempts, stopped: threading.Event) -> _Reply:
+        policy = self._retry_policy(attempts)
+        policy["stop"] |= stop_when_event_set(stopped)
+        for attempt in Retrying(**policy, sleep=sleep_using_event(stopped)):
+            if stopped.is_set():
+                raise NotStartedError("the run had stopped")
             with attempt:
-                return attempts.reply(self._request(query, passage))
+                return self._reply(self._request(query, passage, attempts))
         raise AssertionError("unreachable: the retry policy re-raises")
 
-    async def _aask(self, query: str, passage: str) -> _Reply:
-        attempts = _Attempts()
+    async def _aask(self, query: str, passage: str, attempts: _Attempts) -> _Reply:
         async for attempt in AsyncRetrying(**self._retry_policy(attempts)):
             with attempt:
-                return attempts.reply(await self._arequest(query, passage))
+                return self._reply(await self._arequest(query, passage, attempts))
         raise AssertionError("unreachable: the retry policy re-raises")
 
     def _retry_policy(self, attempts: _Attempts) -> dict[str, Any]:
@@ -230,41 +242,49 @@ class RelevanceJudge:
             "stop": stop_after_attempt(self.retries + 1),
             "wait": wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.25),
             "retry": retry_if_exception(_may_heal),
-            "before_sleep": attempts.count,
+            "before_sleep": attempts.count_retry,
             "reraise": True,
         }
 
-    def _request(self, query: str, passage: str) -> Any:
+    def _request(self, query: str, passage: str, attempts: _Attempts) -> Any:
         call, words = self._call_and_words("chat", "complete", query, passage)
-        self._reserve()
-        try:
-            response = call(words, **self._options())
-        except Exception as error:
-            if self._logprobs_refused or "logprob" not in str(error).lower():
-                raise
-            self._logprobs_refused = True
-            self._reserve()
-            response = call(words, **self._options())
-        self.budget.charge(usage_of_response(response))
-        return response
+        while True:
+            options = self._options()
+            self._reserve(attempts)
+            try:
+                return call(words, **options)
+            except Exception as error:
+                if not self._learnt_to_ask_without_logprobs(options, error):
+                    raise
 
-    async def _arequest(self, query: str, passage: str) -> Any:
+    async def _arequest(self, query: str, passage: str, attempts: _Attempts) -> Any:
         call, words = self._call_and_words("achat", "acomplete", query, passage)
-        self._reserve()
-        try:
-            response = await call(words, **self._options())
-        except Exception as error:
-            if self._logprobs_refused or "logprob" not in str(error).lower():
-                raise
-            self._logprobs_refused = True
-            self._reserve()
-            response = await call(words, **self._options())
-        self.budget.charge(usage_of_response(response))
-        return response
+        while True:
+            options = self._options()
+            self._reserve(attempts)
+            try:
+                return await call(words, **options)
+            except Exception as error:
+                if not self._learnt_to_ask_without_logprobs(options, error):
+                    raise
 
-    def _reserve(self) -> None:
+    def _learnt_to_ask_without_logprobs(self, options: dict[str, Any], error: Exception) -> bool:
+        """Return whether this very request may be made again without log-probabilities, and remember it for the others."""
+        if "logprobs" not in options or "logprob" not in str(error).lower():
+            return False
+        self._logprobs_refused = True
+        return True
+
+    def _reply(self, response: Any) -> _Reply:
+        tokens = usage_of_response(response)
+        self.budget.charge(replace(tokens, calls=0))
+        return _Reply(*relevance_of(response), tokens=tokens)
+
+    def _reserve(self, attempts: _Attempts) -> None:
         if not self.budget.reserve():
             raise BudgetSpentError("the judge's budget is used up")
+        self.budget.charge(Usage(calls=1))
+        attempts.calls += 1
 
     def _call_and_words(self, chat: str, complete: str, query: str, passage: str) -> tuple[Any, Any]:
         messages = self.prompt.messages(query=query, task=self.task, passage=passage)
@@ -283,19 +303,30 @@ class RelevanceJudge:
         return options
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One run: the question, the passages, and what is known of them beforehand."""
+
+    query: str
+    passages: list[str]
+    keys: list[str]
+    known: dict[int, float]
+    attempts: list[_Attempts]
+
+    @property
+    def open(self) -> list[int]:
+        return [i for i in range(len(self.passages)) if i not in self.known]
+
+
 class _Attempts:
-    """Counts the retries of one passage."""
+    """Counts what was tried for one passage, whatever becomes of it."""
 
     def __init__(self) -> None:
+        self.calls = 0
         self.retries = 0
 
-    def count(self, _: RetryCallState) -> None:
+    def count_retry(self, _: RetryCallState) -> None:
         self.retries += 1
-
-    def reply(self, response: Any) -> _Reply:
-        usage = usage_of_response(response) + Usage(calls=self.retries, retries=self.retries)
-        relevance, source = relevance_of(response)
-        return _Reply(relevance, source, usage)
 
 
 def describe_trouble(errors: Sequence[Exception]) -> str | None:

@@ -11,8 +11,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 _VERDICT = re.compile(r"(?:answer|verdict|judge?ment)\W*(?:is)?\W*(yes|no)\W*\Z", re.IGNORECASE)
 # SentencePiece and byte-level BPE write a leading space as these.
 _TOKEN_EDGE = " \t\n\r▁Ġ\"'`*.,:;!()[]"
-# Below this mass of yes and no together the model meant to say something else.
-MIN_MASS = 1e-4
+# Below this mass of yes and no together the model meant to say something else, such as a refusal.
+MIN_MASS = 0.1
 
 
 def parse_yes_no(reply: str | None) -> bool | None:

@@ -63,24 +63,37 @@ def as_judge(judge: Any, *, task: str = "") -> Judge:
 class _ScoringJudge:
     """Runs one blocking or asynchronous scoring call under a deadline."""
 
-    def __init__(self) -> None:
+    def __init__(self, rating: float | None) -> None:
+        if rating is not None and not rating > 0.0:
+            raise ConfigurationError(f"rating: expected a number above 0 or None, found {rating}")
+        self.rating = rating
         self._slots = Slots(8)
 
     def assess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         (result,) = run_calls([lambda: self._scores(query, nodes)], self._slots, deadline=deadline)
         if result.error is not None:
             raise result.error
-        return _judgements(result.value, len(nodes))
+        return self._judgements(result.value, len(nodes))
 
     async def aassess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         pending = self._ascores(query, nodes, deadline)
         if deadline is None:
-            return _judgements(await pending, len(nodes))
+            return self._judgements(await pending, len(nodes))
         remaining = max(0.0, deadline - time.monotonic())
         try:
-            return _judgements(await asyncio.wait_for(pending, remaining), len(nodes))
+            return self._judgements(await asyncio.wait_for(pending, remaining), len(nodes))
         except asyncio.TimeoutError as error:
             raise JudgementTimeout("the judge was not done by the deadline") from error
+
+    def _judgements(self, scores: Any, count: int) -> Judgements:
+        relevance = to_relevance(scores, self.rating)
+        if relevance.shape != (count,):
+            raise DimensionMismatchError(f"judge: expected {count} scores, found shape {relevance.shape}")
+        return Judgements(
+            relevance=relevance,
+            sources=tuple("none" if np.isnan(value) else "score" for value in relevance),
+            usage=Usage(calls=1, unmetered=1, failures=int(np.isnan(relevance).sum())),
+        )
 
     def _scores(self, query: str, nodes: Sequence[BaseNode]) -> Any:
         raise NotImplementedError
@@ -96,10 +109,13 @@ class PostprocessorJudge(_ScoringJudge):
 
     Args:
         postprocessor: Any ``BaseNodePostprocessor`` that sets scores.
+        rating: The best possible score, if it rates; known for LlamaIndex's own LLM rerankers. See ``to_relevance``.
     """
 
-    def __init__(self, postprocessor: BaseNodePostprocessor) -> None:
-        super().__init__()
+    def __init__(self, postprocessor: BaseNodePostprocessor, *, rating: float | None = None) -> None:
+        if rating is None and type(postprocessor).__name__ in ("LLMRerank", "StructuredLLMRerank"):
+            rating = 10.0
+        super().__init__(rating)
         self.postprocessor = postprocessor
 
     def _scores(self, query: str, nodes: Sequence[BaseNode]) -> FloatArray:
@@ -107,6 +123,10 @@ class PostprocessorJudge(_ScoringJudge):
         return _scores_by_node(nodes, kept)
 
     async def _ascores(self, query: str, nodes: Sequence[BaseNode], deadline: float | None) -> FloatArray:
+        default = inspect.unwrap(BaseNodePostprocessor._apostprocess_nodes)
+        if inspect.unwrap(type(self.postprocessor)._apostprocess_nodes) is default:
+            # LlamaIndex would run it in the loop's own small pool, which a hung reranker keeps from closing.
+            return await run_in_daemon_thread(lambda _: self._scores(query, nodes), deadline=deadline)
         kept = await self.postprocessor.apostprocess_nodes(_copies(nodes), query_bundle=QueryBundle(query))
         return _scores_by_node(nodes, kept)
 
@@ -117,10 +137,17 @@ class CallableJudge(_ScoringJudge):
     Args:
         function: Synchronous or asynchronous; gets the texts of k passages and returns k numbers.
         metadata_mode: Which metadata stands in the texts.
+        rating: The best possible score, if it rates; see ``to_relevance``.
     """
 
-    def __init__(self, function: ScoreFunction, *, metadata_mode: MetadataMode = MetadataMode.NONE) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        function: ScoreFunction,
+        *,
+        metadata_mode: MetadataMode = MetadataMode.NONE,
+        rating: float | None = None,
+    ) -> None:
+        super().__init__(rating)
         self.function = function
         self.metadata_mode = metadata_mode
 
@@ -146,27 +173,28 @@ async def _awaited(scores: Awaitable[Any]) -> Any:
     return await scores
 
 
-def to_relevance(scores: npt.ArrayLike) -> FloatArray:
+def to_relevance(scores: npt.ArrayLike, rating: float | None = None) -> FloatArray:
     """Return scores of any scale as relevance in [0, 1].
 
-    Scores inside [0, 1] stay; with a negative one among them they are taken for logits; else (ratings such as 1 to 10) they
-    are divided by the largest. Infinite scores are no judgement.
-
     Args:
-        scores: Shape (k,), NaN = no judgement.
+        scores: Shape (k,), NaN = no judgement; infinite ones are none either.
+        rating: The best possible rating, where they are ratings from 0 on: they are divided by it. None = scores inside
+            [0, 1] stay, and any other are taken for logits, as cross-encoders give them.
 
     Example:
-        >>> to_relevance([10.0, 5.0, float("nan")])
+        >>> to_relevance([10.0, 5.0, float("nan")], rating=10.0)
         array([1. , 0.5, nan])
+        >>> to_relevance([0.0, 1e9, -1e9, 2.0]).round(2)
+        array([0.5 , 1.  , 0.  , 0.88])
     """
     values = np.array(scores, dtype=np.float64)
     values[~np.isfinite(values)] = np.nan
+    if rating is not None:
+        return np.clip(values / rating, 0.0, 1.0)
     known = values[~np.isnan(values)]
     if known.size == 0 or (known.min() >= 0.0 and known.max() <= 1.0):
         return values
-    if known.min() < 0.0:
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)))
-    return np.asarray(values / known.max())
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)))
 
 
 def _copies(nodes: Sequence[BaseNode]) -> list[NodeWithScore]:
@@ -175,18 +203,5 @@ def _copies(nodes: Sequence[BaseNode]) -> list[NodeWithScore]:
 
 def _scores_by_node(nodes: Sequence[BaseNode], kept: Sequence[NodeWithScore]) -> FloatArray:
     by_id = {hit.node.node_id: float(hit.score) for hit in kept if hit.score is not None}
-    known = to_relevance(list(by_id.values()))
-    relevance = dict(zip(by_id, known, strict=True))
-    return np.array([relevance.get(node.node_id, 0.0) for node in nodes], dtype=np.float64)
-
-
-def _judgements(scores: Any, count: int) -> Judgements:
-    relevance = to_relevance(scores)
-    if relevance.shape != (count,):
-        raise DimensionMismatchError(f"judge: expected {count} scores, found shape {relevance.shape}")
-    missing = int(np.isnan(relevance).sum())
-    return Judgements(
-        relevance=relevance,
-        sources=tuple("none" if np.isnan(value) else "score" for value in relevance),
-        usage=Usage(calls=1, unmetered=1, failures=missing),
-    )
+    dropped = min([0.0, *by_id.values()])
+    return np.array([by_id.get(node.node_id, dropped) for node in nodes], dtype=np.float64)

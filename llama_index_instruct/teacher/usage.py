@@ -14,7 +14,7 @@ class Usage:
     """Cost of a run of teacher calls; add two with ``+``.
 
     Attributes:
-        calls: Requests handed to the LLM or reranker, retries included.
+        calls: Requests handed to the LLM or reranker, failed ones and retries included.
         prompt_tokens: As the provider reports them; 0 where it does not.
         completion_tokens: Likewise.
         unmetered: Calls whose provider reported no tokens.

@@ -76,6 +76,8 @@ def test_beir_folders(tmp_path, compressed):
         (lambda f: (f / "corpus.jsonl").unlink(), "corpus.jsonl or corpus.jsonl.gz"),
         (lambda f: (f / "queries.jsonl").write_text('{"_id": "q0"}\n'), "line 1: missing text"),
         (lambda f: (f / "queries.jsonl").write_text("{broken\n"), "line 1: expected a JSON object"),
+        (lambda f: (f / "queries.jsonl").write_text("[1]\n"), "line 1: expected a JSON object, found list"),
+        (lambda f: (f / "qrels" / "test.tsv").write_text("q0\t0\td000\t1\n"), "line 1: expected a number as third"),
         (lambda f: (f / "qrels" / "test.tsv").write_text("q0\td000\n"), "line 1: expected 3 columns"),
         (lambda f: (f / "qrels" / "test.tsv").write_text("q0\tnone\t1\n"), "no query has a relevant document"),
     ],
@@ -148,6 +150,23 @@ def test_an_llm_judge_is_asked_with_the_instruction(tmp_path):
     record = bench_refinement([data], WordEmbedding(), settings, progress=False)
     assert record["settings"]["judge"] == "scripted" and len(llm.prompts) == 4 * 6
     assert "the writer is angry" in llm.prompts[0]
+
+
+def test_an_llm_judge_is_asked_once_per_passage_and_may_fail(tmp_path):
+    data = load_beir(write_set(tmp_path / "shop"))
+    llm = ScriptedLLM(rule=lambda p: "hm" if "word2" in p else 0.9 if "furious" in p else 0.1)
+    settings = RefinementBench(judge=RelevanceJudge(llm), judged=6, qdrant_queries=2)
+    record = bench_refinement([data], WordEmbedding(), settings, progress=False)
+    assert all(0 < row["map"] <= 1 for row in record["datasets"]["shop"]["methods"].values())
+    assert len(llm.prompts) <= 4 * 24  # seven methods and a grid of ten would ask hundreds of times
+    with pytest.raises(ConfigurationError, match="flip"):
+        RefinementBench(judge=RelevanceJudge(llm), flip=0.1)
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path):
+    data = load_beir(write_set(tmp_path / "shop"))
+    with pytest.raises(ConfigurationError, match="different names"):
+        bench_refinement([data, data], WordEmbedding(), RefinementBench(), progress=False)
 
 
 def test_a_ranking_that_qdrant_does_not_share_is_an_error():

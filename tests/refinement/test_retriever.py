@@ -32,7 +32,7 @@ from llama_index_instruct import (
     RelevanceJudge,
 )
 from llama_index_instruct.refinement.settings import MAX_ANGLE
-from llama_index_instruct.teacher.standins import to_relevance
+from llama_index_instruct.teacher.standins import CallableJudge, to_relevance
 
 QUERY = "order refund printer"
 
@@ -219,7 +219,7 @@ async def test_an_asynchronous_callable_stands_in_too(wire_index):
 def test_scores_become_relevance():
     np.testing.assert_allclose(to_relevance([0.2, 0.9]), [0.2, 0.9])
     np.testing.assert_allclose(to_relevance([-2.0, 2.0]), [1 / (1 + math.e**2), 1 / (1 + math.e**-2)])
-    np.testing.assert_allclose(to_relevance([1, 5, 10]), [0.1, 0.5, 1.0])
+    np.testing.assert_allclose(to_relevance([1, 5, 10], rating=10), [0.1, 0.5, 1.0])
     np.testing.assert_array_equal(to_relevance([np.inf, 1.0]), [np.nan, 1.0])
 
 
@@ -586,3 +586,40 @@ def test_nodes_with_scores_are_llamaindexs_own(index):
     hits = RefinementRetriever(index, judge=furious).retrieve(QUERY)
     assert all(type(hit) is NodeWithScore and type(hit.score) is float for hit in hits)
     assert hits[0].to_json()
+
+
+async def test_one_unreadable_answer_among_no_is_not_a_failure(wire_index):
+    def rule(passage):
+        return "who knows" if passage.endswith("number000") else "no"
+
+    trace = await RefinementRetriever(wire_index, llm=ScriptedLLM(rule=rule)).arefine(QUERY)
+    assert "no difference" in trace.reason and "unreadable" in trace.trouble
+
+
+async def test_an_exhausted_iterator_in_a_judge_is_an_error_not_a_hang(wire_index):
+    answers = iter([])
+    retriever = RefinementRetriever(wire_index, judge=lambda q, ps: next(answers), judge_deadline=None)
+    with pytest.warns(InstructWarning, match="refinement stage"):
+        assert not (await asyncio.wait_for(retriever.arefine(QUERY), 5)).changed
+    with pytest.warns(InstructWarning, match="refinement stage"):
+        assert not (await asyncio.to_thread(retriever.refine, QUERY)).changed
+
+
+def test_own_messages_are_passed_on(index):
+    with pytest.warns(InstructWarning, match="expected 10 scores"):
+        RefinementRetriever(index, judge=lambda q, ps: [1.0]).retrieve(QUERY)
+    with pytest.raises(ConfigurationError, match="similarity_top_k"):
+        RefinementRetriever(index.as_retriever(similarity_top_k=0), judge=furious)
+
+
+async def test_ratings_mean_the_same_in_every_round(wire_index):
+    def rate(query, passages):
+        return [3.0 if "furious" in p else 1.0 for p in passages]
+
+    trace = await RefinementRetriever(wire_index, judge=CallableJudge(rate, rating=10)).arefine(QUERY)
+    assert {round(j.relevance, 6) for j in trace.judgements} == {0.1, 0.3}
+
+
+def test_a_copy_keeps_its_settings(index):
+    twin = copy.copy(RefinementRetriever(index, judge=furious, judged=6))
+    assert len(twin.refine(QUERY).judgements) == 6

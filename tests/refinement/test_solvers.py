@@ -10,7 +10,7 @@ from llama_index_instruct import ConfigurationError, DimensionMismatchError, ref
 from llama_index_instruct.evaluation.peers import Task, feedback_vector, kl_reference
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
 from llama_index_instruct.refinement.objectives import logistic_loss
-from llama_index_instruct.refinement.settings import MAX_ANGLE
+from llama_index_instruct.refinement.settings import MAX_ANGLE, make_settings
 
 METHODS = ("logistic", "kl", "rocchio")
 
@@ -242,3 +242,10 @@ def test_feedback_vector_is_qdrants_own_query():
     expected = documents @ vector
     assert [hit.id for hit in hits] == np.argsort(-expected).tolist()
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(expected)[::-1], atol=1e-5)
+
+
+def test_a_given_prior_keeps_what_is_not_set_beside_it():
+    settings = make_settings("logistic", {"prior": LogisticPrior(precision=9.0), "scale": 2.0})
+    assert (settings.prior.precision, settings.prior.scale) == (9.0, 2.0)
+    with pytest.raises(ConfigurationError, match="intercept_precision"):
+        refine_query([1.0, 0.0], [[1.0, 0.0]], [1.0], intercept_precision=1e-300)

@@ -1,3 +1,4 @@
+import asyncio
 import copy
 import math
 import pickle
@@ -75,8 +76,7 @@ async def test_one_failure_costs_one_judgement():
     assert said.usage.failures == 1 and "RuntimeError" in said.trouble and "boom" not in said.trouble
 
 
-async def test_retries_heal_what_passes(monkeypatch):
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+def test_retries_heal_what_passes():
     failed = set()
 
     def rule(passage):
@@ -188,15 +188,70 @@ def test_long_texts_are_cut():
     assert len(quoted_passage(llm.prompts[0])) == 50
 
 
-def test_an_llm_that_refuses_logprobs_is_asked_without():
-    class NoLogprobs(ScriptedLLM):
-        def chat(self, messages, **kwargs):
-            if "logprobs" in kwargs:
-                raise TypeError("create() got an unexpected keyword argument 'logprobs'")
-            return super().chat(messages, **kwargs)
+class NoLogprobs(ScriptedLLM):
+    """Refuses log-probabilities as a real endpoint does: with a status that otherwise means a wrong configuration."""
 
-    judge = RelevanceJudge(NoLogprobs(rule=lambda p: "yes"), workers=1)
-    np.testing.assert_array_equal(judge.judge("q", PASSAGES[:3]), [1.0, 1.0, 1.0])
+    def _refuse(self, options):
+        if "logprobs" in options:
+            error = TypeError("unsupported parameter: logprobs")
+            error.status_code = 400
+            raise error
+
+    def chat(self, messages, **kwargs):
+        time.sleep(0.01)  # so that all first requests are under way before the first refusal
+        self._refuse(kwargs)
+        return super().chat(messages, **kwargs)
+
+    async def achat(self, messages, **kwargs):
+        await asyncio.sleep(0.01)
+        self._refuse(kwargs)
+        return await super().achat(messages, **kwargs)
+
+
+async def test_an_llm_that_refuses_logprobs_is_asked_without():
+    for kind in ("assess", "aassess"):
+        judge = RelevanceJudge(NoLogprobs(rule=lambda p: "yes"))
+        said = getattr(judge, kind)("q", nodes(PASSAGES))
+        said = await said if hasattr(said, "__await__") else said
+        np.testing.assert_array_equal(said.relevance, np.ones(12))
+        assert said.trouble is None and said.usage.calls == 24
+
+
+def test_failed_calls_are_paid_for_too():
+    judge = RelevanceJudge(ScriptedLLM(rule=lambda p: OSError("down")), retries=1, budget=Budget(max_calls=100))
+    said = judge.assess("q", nodes(PASSAGES[:2]))
+    assert (said.usage.calls, said.usage.retries, said.usage.failures) == (4, 2, 2)
+    assert judge.budget.spent.calls == 4
+
+
+async def test_after_the_deadline_nothing_is_sent():
+    llm = ScriptedLLM(rule=lambda p: OSError("down"))
+    for kind in ("assess", "aassess"):
+        said = getattr(RelevanceJudge(llm), kind)("q", nodes(PASSAGES), deadline=time.monotonic() - 1)
+        said = await said if hasattr(said, "__await__") else said
+        assert llm.prompts == [] and said.trouble.startswith("deadline")
+    RelevanceJudge(llm, retries=5).assess("q", nodes(PASSAGES[:4]), deadline=seconds_from_now(0.1))
+    sent = len(llm.prompts)
+    time.sleep(1.0)
+    assert len(llm.prompts) == sent == 4
+
+
+def test_slots_forget_the_loops_that_are_over():
+    slots = Slots(1)
+
+    async def take():
+        async with slots.tasks():
+            pass
+
+    for _ in range(5):
+        asyncio.run(take())
+    assert len(slots._loops) <= 1
+
+
+def test_a_lone_surrogate_in_the_query_is_harmless():
+    cache: dict[str, float] = {}
+    judge = RelevanceJudge(ScriptedLLM(rule=graded), cache=cache)
+    assert np.isfinite(judge.judge("q \ud800", PASSAGES[:2])).all() and len(cache) == 2
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,16 @@ def test_a_missing_word_gets_its_upper_bound():
     assert yes_probability([("no", math.log(0.8))]) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("alternatives", [[], [("maybe", -0.1)], [("yes", -20.0), ("the", -0.01)], [("yes", math.nan)]])
+@pytest.mark.parametrize(
+    "alternatives",
+    [
+        [],
+        [("maybe", -0.1)],
+        [("I", -0.002), ("No", -6.5), ("Yes", -8.1)],
+        [("yes", -20.0), ("the", -0.01)],
+        [("yes", math.nan)],
+    ],
+)
 def test_neither_word_is_no_judgement(alternatives):
     assert yes_probability(alternatives) is None
 
