@@ -101,14 +101,14 @@ async def test_two_rounds_of_a_slow_judge_take_two_calls_of_time(index, wire_ind
 
 
 async def test_the_event_loop_is_never_blocked(wire_index):
-    llm = ScriptedLLM(rule=lambda p: 0.9 if "furious" in p else 0.1, latency=0.1)
+    llm = ScriptedLLM(rule=lambda p: 0.9 if "furious" in p else 0.1, latency=0.5)
     retriever = RefinementRetriever(wire_index, llm=llm)
     task = asyncio.ensure_future(retriever.aretrieve(QUERY))
     longest, last = 0.0, time.perf_counter()
     while not task.done():
         await asyncio.sleep(0.005)
         longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
-    assert longest < 0.09
+    assert longest < 0.4
 
 
 def test_filters_hold_for_both_searches(index):

@@ -53,10 +53,10 @@ async def test_words_count_where_there_are_no_logprobs():
 
 
 async def test_a_completion_model_without_async_runs_beside_the_loop():
-    judge = RelevanceJudge(BlockingLLM(rule=lambda p: "yes" if graded(p) > 0.5 else "no", latency=0.05), workers=12)
+    judge = RelevanceJudge(BlockingLLM(rule=lambda p: "yes" if graded(p) > 0.5 else "no", latency=0.1), workers=12)
     start = time.perf_counter()
     said = await judge.aassess("q", nodes(PASSAGES))
-    assert time.perf_counter() - start < 0.5  # 12 in a row would take 0.6
+    assert time.perf_counter() - start < 1.0  # 12 in a row would take 1.2
     np.testing.assert_array_equal(said.relevance, np.arange(12) > 6)
 
 
@@ -101,7 +101,7 @@ async def test_the_deadline_holds_whatever_the_llm_does():
         start = time.perf_counter()
         said = run()
         said = await said if hasattr(said, "__await__") else said
-        assert time.perf_counter() - start < 0.6
+        assert time.perf_counter() - start < 2.0
         assert np.isnan(said.relevance).all() and said.trouble.startswith("deadline")
 
 
