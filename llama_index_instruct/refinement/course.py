@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
-from llama_index_instruct.errors import ConfigurationError, InstructError, InstructWarning, RefinementError
+from llama_index_instruct.errors import (
+    ConfigurationError,
+    InstructError,
+    InstructWarning,
+    MissingVectorsError,
+    RefinementError,
+)
 from llama_index_instruct.refinement.candidates import Candidates, usable_candidates
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import SelectionSettings
@@ -114,7 +120,11 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
     if pool.unusable:
         state.trouble = f"stored vectors missing or not finite: {', '.join(pool.unusable[:5])}"
     if len(pool.nodes) == 0:
-        return _given_up(state, settings, "no hit has a usable stored vector", None)
+        missing = MissingVectorsError(
+            "expected stored vectors of the hits, found none; check vector_store=... or allow encode_missing=True",
+            pool.unusable,
+        )
+        return _given_up(state, settings, "no hit has a usable stored vector", missing)
     rounds = RefinementRounds(
         state.vector, pool.vectors, judged=settings.judged, rounds=settings.rounds, selection=settings.selection
     )

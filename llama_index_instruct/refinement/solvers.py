@@ -187,13 +187,13 @@ def _solve_logistic(query: FloatArray, passages: FloatArray, relevance: FloatArr
 def _solve_kl(query: FloatArray, passages: FloatArray, relevance: FloatArray, settings: Settings) -> _Solution:
     assert isinstance(settings, KLSettings)
     teacher = softmax(relevance)
-    before, _ = kl_loss(query, passages, teacher)
+    before, gradient = kl_loss(query, passages, teacher)
     if settings.steps is not None:
         end = _adam(query, passages, teacher, settings.steps, settings.learning_rate)
         after, _ = kl_loss(end, passages, teacher)
         return _Solution(end, before, after, converged=True, max_angle=np.pi)
     # A few short rotations down the gradient, which is at right angles to the position, follow the geodesic.
-    position, (loss, gradient) = query, kl_loss(query, passages, teacher)
+    position, loss = query, before
     for _ in range(GEODESIC_HOPS):
         if np.linalg.norm(gradient) < 1e-12:
             break

@@ -7,7 +7,7 @@ import inspect
 import threading
 import time
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -207,7 +207,7 @@ class RelevanceJudge:
                 sources[i] = type(error).__name__
                 usage += Usage(failures=1)
                 continue
-            usage += replace(reply.tokens, calls=0)
+            usage += reply.tokens
             sources[i] = reply.source
             if reply.relevance is None:
                 usage += Usage(failures=1)
@@ -277,7 +277,7 @@ class RelevanceJudge:
 
     def _reply(self, response: Any) -> _Reply:
         tokens = usage_of_response(response)
-        self.budget.charge(replace(tokens, calls=0))
+        self.budget.charge(tokens)
         return _Reply(*relevance_of(response), tokens=tokens)
 
     def _reserve(self, attempts: _Attempts) -> None:

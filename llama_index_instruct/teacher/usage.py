@@ -41,7 +41,7 @@ class Usage:
 
 
 def usage_of_response(response: Any) -> Usage:
-    """Return the usage of one LlamaIndex chat or completion response."""
+    """Return the tokens of one LlamaIndex chat or completion response; its call is counted where it is made."""
     raw = getattr(response, "raw", None)
     reported = raw.get("usage") if isinstance(raw, dict) else getattr(raw, "usage", None)
     if reported is None:
@@ -49,8 +49,8 @@ def usage_of_response(response: Any) -> Usage:
     prompt = _count(reported, "prompt_tokens", "input_tokens")
     completion = _count(reported, "completion_tokens", "output_tokens")
     if prompt is None and completion is None:
-        return Usage(calls=1, unmetered=1)
-    return Usage(calls=1, prompt_tokens=prompt or 0, completion_tokens=completion or 0)
+        return Usage(unmetered=1)
+    return Usage(prompt_tokens=prompt or 0, completion_tokens=completion or 0)
 
 
 def _count(reported: Any, *names: str) -> int | None:

@@ -27,6 +27,7 @@ from qdrant_client import models
 from llama_index_instruct import (
     ConfigurationError,
     InstructWarning,
+    MissingVectorsError,
     RefinementError,
     RefinementRetriever,
     RelevanceJudge,
@@ -623,3 +624,17 @@ async def test_ratings_mean_the_same_in_every_round(wire_index):
 def test_a_copy_keeps_its_settings(index):
     twin = copy.copy(RefinementRetriever(index, judge=furious, judged=6))
     assert len(twin.refine(QUERY).judgements) == 6
+
+
+def test_hits_without_any_stored_vector_are_named(index):
+    """The error chained to a refusal tells which nodes and what to type."""
+
+    class Elsewhere(SimpleVectorStore):
+        def get(self, text_id):
+            raise KeyError(text_id)
+
+    retriever = RefinementRetriever(index, judge=furious, vector_store=Elsewhere(), on_error="raise")
+    with pytest.raises(RefinementError, match="no hit has a usable stored vector") as caught:
+        retriever.retrieve(QUERY)
+    cause = caught.value.__cause__
+    assert isinstance(cause, MissingVectorsError) and len(cause.node_ids) == 90 and "encode_missing" in str(cause)
