@@ -5,10 +5,14 @@
     InstructError
     ├── ConfigurationError      (ValueError)   a setting or an input is out of range
     ├── DimensionMismatchError  (ValueError)   two arrays do not fit together
+    ├── TransformFileError      (ValueError)   a saved transform is damaged, foreign or incomplete
+    ├── IncompatibleStoreError  (ValueError)   vectors come from another embedding model or another distance
     ├── MissingVectorsError     (LookupError)  stored vectors cannot be had
     ├── TeacherError            (RuntimeError) the teacher gave no usable answer
     │   └── JudgementTimeout    (TimeoutError) the teacher was not done by the deadline
     ├── RefinementError         (RuntimeError) a refinement stage failed and on_error="raise"
+    ├── LabellingError          (RuntimeError) labels could not be made from an instruction
+    ├── CollectionError         (RuntimeError) a collection was not transformed as asked
     └── MissingExtraError       (ImportError)  an optional dependency is not installed
 
     InstructWarning             (UserWarning)  an optional stage was left out; the result is still valid
@@ -29,6 +33,14 @@ class ConfigurationError(InstructError, ValueError):
 
 class DimensionMismatchError(InstructError, ValueError):
     """Two arrays do not fit together; the message names both shapes."""
+
+
+class TransformFileError(InstructError, ValueError):
+    """A saved transform is damaged, foreign or incomplete; the message names the file."""
+
+
+class IncompatibleStoreError(InstructError, ValueError):
+    """A transform meets vectors of another embedding model or another distance; the message names both."""
 
 
 class MissingVectorsError(InstructError, LookupError):
@@ -53,6 +65,14 @@ class JudgementTimeout(TeacherError, TimeoutError):
 
 class RefinementError(InstructError, RuntimeError):
     """A stage of refinement failed and ``on_error="raise"`` was set; the cause is chained."""
+
+
+class LabellingError(InstructError, RuntimeError):
+    """Labels could not be made from an instruction; what was paid for is in the checkpoint, if there is one."""
+
+
+class CollectionError(InstructError, RuntimeError):
+    """A collection was not transformed as asked; the source is untouched, and the message says what to do."""
 
 
 class MissingExtraError(InstructError, ImportError):
