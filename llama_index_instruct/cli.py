@@ -102,6 +102,35 @@ def bench_refinement_command(
         console.print(f"written: {output}")
 
 
+@bench_app.command("gstransform")
+def bench_gstransform_command(
+    data: Annotated[list[Path], typer.Option(help="Folder of a faceted corpus; repeat for several.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    labels: Annotated[str, typer.Option(help="'gold'.")] = "gold",
+    sample: Annotated[int, typer.Option(help="Labelled texts; half the rows of small facets.")] = 3000,
+    flip: Annotated[float, typer.Option(help="Share of labels replaced by wrong ones.")] = 0.0,
+    embed_model: Annotated[str, typer.Option(help="'minilm', a folder or a Hub name.")] = "minilm",
+    methods: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
+    seed: Annotated[int, typer.Option(help="Of split, flips and triplets.")] = 0,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps encoded texts between runs.")] = None,
+) -> None:
+    """GSTransform and its peers on faceted corpora: NMI, triplets, precision at 10 and 100, fitting time."""
+    from llama_index_instruct.evaluation.facets import load_facets
+    from llama_index_instruct.evaluation.gstransform_bench import METHODS, GSTransformBench, bench_gstransform
+    from llama_index_instruct.evaluation.report import gstransform_table
+    from llama_index_instruct.models import load_embed_model
+
+    with _errors_as_messages():
+        chosen = tuple(name.strip() for name in methods.split(",") if name.strip()) or tuple(METHODS)
+        settings = GSTransformBench(labels=labels, sample=sample, flip=flip, methods=chosen, seed=seed)
+        corpora = [load_facets(folder) for folder in data]
+        record = bench_gstransform(corpora, load_embed_model(embed_model), settings, cache=cache)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        gstransform_table(record, console)
+        console.print(f"written: {output}")
+
+
 @bench_app.command("latency")
 def bench_latency_command(
     delay: Annotated[float, typer.Option(help="Seconds a judgement takes.")] = 0.2,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
@@ -29,6 +27,7 @@ from llama_index_instruct.evaluation.peers import (
     qdrant_feedback,
 )
 from llama_index_instruct.evaluation.qdrant_check import check_against_qdrant
+from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.teacher.judge import RelevanceJudge
 
 Rows = npt.NDArray[np.intp]
@@ -228,20 +227,6 @@ def _teacher(data: RetrievalSet, q: int, pool: Rows, settings: RefinementBench) 
         return np.asarray((gold ^ turned)[rows], dtype=np.float64)
 
     return look_up
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Times are CPU times of one thread: with more, small matrices are mostly waiting for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _mean(values: npt.NDArray[Any]) -> float:

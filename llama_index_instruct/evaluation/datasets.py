@@ -71,18 +71,18 @@ def load_beir(folder: Path | str, *, split: str = "test") -> RetrievalSet:
         ConfigurationError: If a file is missing or malformed, or no query has a relevant document; names file and line.
     """
     root = Path(folder)
-    corpus = list(_read_jsonl(_file(root, "corpus.jsonl"), ("_id", "text")))
+    corpus = list(read_jsonl(find_file(root, "corpus.jsonl"), ("_id", "text")))
     ids = [str(row["_id"]) for row in corpus]
     row_of = {id_: row for row, id_ in enumerate(ids)}
     if len(row_of) < len(ids):
         raise ConfigurationError(f"{root}: corpus has {len(ids) - len(row_of)} repeated ids")
-    relevant = _pairs(_file(root, f"qrels/{split}.tsv"), row_of, positive_only=True)
+    relevant = _pairs(find_file(root, f"qrels/{split}.tsv"), row_of, positive_only=True)
     pools = None
     if _exists(root, "candidates.tsv"):
-        pools = _pairs(_file(root, "candidates.tsv"), row_of, positive_only=False)
+        pools = _pairs(find_file(root, "candidates.tsv"), row_of, positive_only=False)
     queries = [
         Query(str(row["_id"]), str(row["text"]), str(row.get("instruction") or ""))
-        for row in _read_jsonl(_file(root, "queries.jsonl"), ("_id", "text"))
+        for row in read_jsonl(find_file(root, "queries.jsonl"), ("_id", "text"))
         if str(row["_id"]) in relevant
     ]
     if not queries:
@@ -127,11 +127,11 @@ def load_tickets(folder: Path | str) -> tuple[list[Ticket], list[TicketQuery]]:
     root = Path(folder)
     tickets = [
         Ticket(row["_id"], row["text"], {k: v for k, v in row.items() if k not in ("_id", "text")})
-        for row in _read_jsonl(_file(root, "tickets.jsonl"), ("_id", "text"))
+        for row in read_jsonl(find_file(root, "tickets.jsonl"), ("_id", "text"))
     ]
     queries = [
         TicketQuery(row["_id"], row["text"], row["criteria"], frozenset(row["relevant"]))
-        for row in _read_jsonl(_file(root, "queries.jsonl"), ("_id", "text", "criteria", "relevant"))
+        for row in read_jsonl(find_file(root, "queries.jsonl"), ("_id", "text", "criteria", "relevant"))
     ]
     return tickets, queries
 
@@ -140,7 +140,8 @@ def _exists(root: Path, name: str) -> bool:
     return (root / name).is_file() or (root / f"{name}.gz").is_file()
 
 
-def _file(root: Path, name: str) -> Path:
+def find_file(root: Path, name: str) -> Path:
+    """Return the file of that name, or with ``.gz``; a ``ConfigurationError`` says what was expected."""
     for path in (root / name, root / f"{name}.gz"):
         if path.is_file():
             return path
@@ -153,7 +154,8 @@ def _open(path: Path) -> TextIO:
     return path.open(encoding="utf-8")
 
 
-def _read_jsonl(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file; a malformed line is a ``ConfigurationError`` that names it."""
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_instruct.evaluation.bench import one_thread
 from llama_index_instruct.evaluation.peers import Task, kl_reference
+from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.refinement.solvers import refine_query
 
 
