@@ -1,8 +1,8 @@
 """LlamaIndex's linear adapter, trained as ``EmbeddingAdapterFinetuneEngine`` does by default, on vectors already encoded.
 
-The engine of llama-index-finetuning 0.4.2 trains a square matrix on the query side: AdamW, learning rate 2e-5, one epoch, batches
-of 10 in the given order, in-batch negatives over cosine times 20, linear warm-up over a tenth of the steps, gradients clipped at 1.
-It encodes every text at every step; here the vectors are looked up instead, which changes the time and not the result.
+The engine of llama-index-finetuning 0.4.2 trains a square matrix on the query side: AdamW, learning rate 2e-5, one epoch,
+batches of 10 in the given order, in-batch negatives over cosine times 20, linear warm-up over a tenth of the steps, gradients
+clipped at 1. It encodes every text at every step; here vectors are looked up, which changes the time and not the result.
 """
 
 from __future__ import annotations

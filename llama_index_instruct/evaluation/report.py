@@ -40,17 +40,17 @@ def refinement_table(record: dict[str, Any], console: Console) -> None:
 
 def gstransform_table(record: dict[str, Any], console: Console) -> None:
     """Print the record of ``bench_gstransform``: a row per facet and method, the means, and the four ways to search."""
-    table = Table(
-        title=f"NMI / triplet / p@10 in percent, {record['settings']['embed_model']}, flip {record['settings']['flip']}"
-    )
     methods = list(record["means"])
-    for column in ("facet", *methods):
-        table.add_column(column, justify="left" if column == "facet" else "right")
-    rows = {name: facet["methods"] for name, facet in record["facets"].items()}
-    for name, found in (*rows.items(), ("mean", record["means"])):
-        table.add_row(name, *(" ".join(f"{found[m][k]:.1f}" for k in ("nmi", "triplet", "p@10")) for m in methods))
-    table.add_row("CPU s of a fit", *(f"{record['means'][method]['fit_s']:.2f}" for method in methods))
-    console.print(table)
+    rows = {name: facet["methods"] for name, facet in record["facets"].items()} | {"mean": record["means"]}
+    for measure in ("nmi", "triplet", "p@10"):
+        table = Table(title=f"{measure} in percent, flip {record['settings']['flip']}")
+        for column in ("facet", *methods):
+            table.add_column(column, justify="left" if column == "facet" else "right")
+        for name, found in rows.items():
+            table.add_row(name, *(f"{found[method][measure]:.1f}" for method in methods))
+        if measure == "nmi":
+            table.add_row("CPU s of a fit", *(f"{record['means'][method]['fit_s']:.2f}" for method in methods))
+        console.print(table)
     searches = {name: facet["p@100"] for name, facet in record["facets"].items() if "p@100" in facet}
     if searches:
         ways = list(next(iter(searches.values())))

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_instruct.errors import (
-    ConfigurationError,
     InstructError,
     InstructWarning,
     MissingVectorsError,
     RefinementError,
 )
+from llama_index_instruct.queries import checked_vector, with_embedding
 from llama_index_instruct.refinement.candidates import Candidates, usable_candidates
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import SelectionSettings
@@ -93,9 +93,9 @@ def refinement_course(query: QueryBundle, settings: CourseSettings) -> Course:
     watch = Stopwatch()
     with watch.stage("embed"):
         embedding = yield Embed(query)
-    vector = _checked_vector(embedding)
+    vector = checked_vector(embedding)
     # The first search gets the very numbers the plain retriever would send, so that its scores are the same to the bit.
-    query = _with_embedding(query, list(embedding))
+    query = with_embedding(query, list(embedding))
     with watch.stage("search"):
         hits = yield Search(query, wide=True)
     plain = hits if settings.top_k is None else hits[: settings.top_k]
@@ -139,7 +139,7 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
         return state.unchanged(refined.reason)
     moved = (refined.vector * np.linalg.norm(state.vector)).astype(np.float32)
     with state.watch.stage("search_again"):
-        nodes = yield Search(_with_embedding(state.query, moved.tolist()), wide=False)
+        nodes = yield Search(with_embedding(state.query, moved.tolist()), wide=False)
     if settings.pin_judged:
         nodes = _pinned(nodes, state, refined.vector)
     if pool.unusable:
@@ -237,23 +237,6 @@ class _State:
             usage=self.usage,
             ms=dict(self.watch.ms),
         )
-
-
-def _checked_vector(embedding: Sequence[float]) -> npt.NDArray[np.float32]:
-    vector = np.asarray(embedding, dtype=np.float32)
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if not np.isfinite(norm) or norm == 0.0:
-        raise ConfigurationError(f"query embedding: expected finite numbers and a norm above 0, found norm {norm}")
-    return vector
-
-
-def _with_embedding(query: QueryBundle, embedding: list[float]) -> QueryBundle:
-    return QueryBundle(
-        query_str=query.query_str,
-        image_path=query.image_path,
-        custom_embedding_strs=query.custom_embedding_strs,
-        embedding=embedding,
-    )
 
 
 def _pinned(nodes: list[NodeWithScore], state: _State, refined: npt.NDArray[np.float32]) -> list[NodeWithScore]:

@@ -15,6 +15,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.queries import as_bundle, as_inner_retriever
 from llama_index_instruct.refinement.course import (
     CourseSettings,
     Embed,
@@ -26,19 +27,13 @@ from llama_index_instruct.refinement.course import (
 from llama_index_instruct.refinement.selection import SelectionSettings
 from llama_index_instruct.refinement.settings import Method, make_settings
 from llama_index_instruct.refinement.trace import RefinementEvent, RefinementTrace
+from llama_index_instruct.steps import arun_course, run_course
 from llama_index_instruct.teacher.judge import RelevanceJudge
 from llama_index_instruct.teacher.prompts import Prompt
 from llama_index_instruct.teacher.standins import Judge, as_judge
 from llama_index_instruct.vectors import astored_vectors, stored_vectors
 
 dispatcher = get_dispatcher(__name__)
-
-# Modes whose ranking is not that of one dense vector.
-_UNSUPPORTED_MODES = {
-    VectorStoreQueryMode.SPARSE,
-    VectorStoreQueryMode.TEXT_SEARCH,
-    VectorStoreQueryMode.MMR,
-}
 
 
 class RefinementRetriever(BaseRetriever):
@@ -98,7 +93,7 @@ class RefinementRetriever(BaseRetriever):
         embed_model: BaseEmbedding | None = None,
         encode_missing: bool = False,
     ) -> None:
-        inner = _as_retriever(retriever, index)
+        inner = as_inner_retriever(retriever, index, usage="RefinementRetriever(index, llm=...)")
         _check_settings(judged, rounds, candidates, judge_deadline, on_error)
         make_settings(method, method_settings or {})
         super().__init__(callback_manager=inner.callback_manager)
@@ -129,33 +124,11 @@ class RefinementRetriever(BaseRetriever):
             ConfigurationError: If the query is empty or its vector is zero or not finite; before any search.
             RefinementError: If an optional stage fails and ``on_error="raise"``.
         """
-        course = refinement_course(_as_bundle(query), self._settings())
-        try:
-            step = next(course)
-            while True:
-                try:
-                    result = self._perform(step)
-                except Exception as error:
-                    step = course.throw(error)
-                else:
-                    step = course.send(result)
-        except StopIteration as end:
-            return self._ended(end.value)
+        return self._ended(run_course(refinement_course(as_bundle(query), self._settings()), self._perform))
 
     async def arefine(self, query: QueryType) -> RefinementTrace:
         """Asynchronous twin of ``refine``."""
-        course = refinement_course(_as_bundle(query), self._settings())
-        try:
-            step = next(course)
-            while True:
-                try:
-                    result = await self._aperform(step)
-                except Exception as error:
-                    step = course.throw(error)
-                else:
-                    step = course.send(result)
-        except StopIteration as end:
-            return self._ended(end.value)
+        return self._ended(await arun_course(refinement_course(as_bundle(query), self._settings()), self._aperform))
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self.refine(query_bundle).nodes
@@ -231,25 +204,6 @@ class RefinementRetriever(BaseRetriever):
             self.judge.prompt = Prompt(self.judge.prompt.name, prompts["judge_prompt"])
 
 
-def _as_retriever(retriever: Any, index: Any) -> BaseRetriever:
-    if (retriever is None) == (index is None):
-        raise ConfigurationError("expected a retriever or an index, and not both: RefinementRetriever(index, llm=...)")
-    inner = retriever if index is None else index
-    if isinstance(inner, BaseIndex):
-        inner = inner.as_retriever()
-    if not isinstance(inner, BaseRetriever):
-        raise ConfigurationError(f"retriever: expected a LlamaIndex retriever or index, found {type(inner).__name__}")
-    top_k = getattr(inner, "similarity_top_k", None)
-    if isinstance(top_k, int) and top_k < 1:
-        raise ConfigurationError(f"similarity_top_k: expected 1 or more, found {top_k}")
-    mode = getattr(inner, "_vector_store_query_mode", None)
-    if mode in _UNSUPPORTED_MODES:
-        raise ConfigurationError(
-            f"retriever: query mode {mode.value!r} does not rank by one dense vector; use 'default' or 'hybrid'"
-        )
-    return inner
-
-
 def _as_given_judge(llm: LLM | None, judge: Any, task: str) -> Judge:
     if (llm is None) == (judge is None):
         raise ConfigurationError("expected llm=... or judge=..., and not both")
@@ -269,10 +223,3 @@ def _check_settings(judged: int, rounds: int, candidates: int, judge_deadline: f
         raise ConfigurationError(f"judge_deadline: expected seconds above 0 or None, found {judge_deadline}")
     if on_error not in ("plain", "raise"):
         raise ConfigurationError(f"on_error: expected 'plain' or 'raise', found {on_error!r}")
-
-
-def _as_bundle(query: QueryType) -> QueryBundle:
-    bundle = QueryBundle(query) if isinstance(query, str) else query
-    if not bundle.query_str.strip():
-        raise ConfigurationError("query: expected some text, found an empty string")
-    return bundle
