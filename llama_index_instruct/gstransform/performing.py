@@ -1,0 +1,98 @@
+"""Carries out the steps of a transformed ranking: the only part that touches the store and the embedding model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.settings import Settings
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
+
+from llama_index_instruct.gstransform.course import DescribeStore, Embed, Probe, Search, Step
+from llama_index_instruct.gstransform.fingerprint import afingerprint, fingerprint
+from llama_index_instruct.gstransform.stores import adescribe_store, describe_store
+from llama_index_instruct.vectors import astored_vectors, stored_vectors
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedModel:
+    """An embedding model's name and fingerprint."""
+
+    model: str
+    vectors: npt.NDArray[np.float32]
+
+
+class Performer:
+    """Knows the store, the embedding model and, for a search, the inner retriever.
+
+    Args:
+        vector_store: Where the hits' vectors are stored.
+        embed_model: Embeds the query; None = ``Settings.embed_model``, looked up when it is needed.
+        encode_missing: Whether hits without a stored vector may be encoded again.
+        retriever: Searched by ``Search``.
+    """
+
+    def __init__(
+        self,
+        vector_store: BasePydanticVectorStore | None,
+        embed_model: BaseEmbedding | None,
+        *,
+        encode_missing: bool = False,
+        retriever: BaseRetriever | None = None,
+    ) -> None:
+        self.vector_store = vector_store
+        self.embed_model = embed_model
+        self.encode_missing = encode_missing
+        self.retriever = retriever
+        self._probed: ProbedModel | None = None
+
+    def perform(self, step: Step) -> Any:
+        """Return what a step asks for."""
+        if isinstance(step, DescribeStore):
+            return describe_store(self.vector_store)
+        if isinstance(step, Probe):
+            if self.embed_model is not None and self._probed is None:
+                self._probed = ProbedModel(self.embed_model.model_name, fingerprint(self.embed_model))
+            return self._probed
+        if isinstance(step, Embed):
+            if _usable(step):
+                return step.query.embedding
+            return self._embedder().get_agg_embedding_from_queries(step.query.embedding_strs)
+        if isinstance(step, Search):
+            return self._searched().retrieve(step.query)
+        return stored_vectors(step.nodes, self.vector_store, embed_model=self._encoder())
+
+    async def aperform(self, step: Step) -> Any:
+        """Asynchronous twin of ``perform``."""
+        if isinstance(step, DescribeStore):
+            return await adescribe_store(self.vector_store)
+        if isinstance(step, Probe):
+            if self.embed_model is not None and self._probed is None:
+                self._probed = ProbedModel(self.embed_model.model_name, await afingerprint(self.embed_model))
+            return self._probed
+        if isinstance(step, Embed):
+            if _usable(step):
+                return step.query.embedding
+            return await self._embedder().aget_agg_embedding_from_queries(step.query.embedding_strs)
+        if isinstance(step, Search):
+            return await self._searched().aretrieve(step.query)
+        return await astored_vectors(step.nodes, self.vector_store, embed_model=self._encoder())
+
+    def _embedder(self) -> BaseEmbedding:
+        return self.embed_model if self.embed_model is not None else Settings.embed_model
+
+    def _encoder(self) -> BaseEmbedding | None:
+        return self._embedder() if self.encode_missing else None
+
+    def _searched(self) -> BaseRetriever:
+        assert self.retriever is not None  # only the retriever's course searches
+        return self.retriever
+
+
+def _usable(step: Embed) -> bool:
+    """Return whether the bundle's embedding is of the size of the stored vectors; others were made for other retrievers."""
+    return step.query.embedding is not None and len(step.query.embedding) == step.size

@@ -1,0 +1,87 @@
+"""What a vector store says about the vectors it holds, asked before they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_index.core.vector_stores.types import BasePydanticVectorStore
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What is known about a store.
+
+    Attributes:
+        name: For messages.
+        dimension: Size of its vectors; None = not known.
+        distance: Qdrant's name of its distance; None = not known.
+        known: Whether the store could be asked, so that it need not be asked again.
+    """
+
+    name: str
+    dimension: int | None = None
+    distance: str | None = None
+    known: bool = True
+
+
+def describe_store(vector_store: BasePydanticVectorStore | None) -> StoreFacts:
+    """Return what a store says; a Qdrant that cannot be asked is asked again next time, its error is the search's to raise."""
+    if not _is_qdrant(vector_store):
+        return _other(vector_store)
+    store: Any = vector_store
+    if store.client is None:
+        return StoreFacts(f"collection {store.collection_name!r}", known=False)
+    try:
+        described = store.client.get_collection(store.collection_name)
+    except Exception:
+        return StoreFacts(f"collection {store.collection_name!r}", known=False)
+    return _facts(store, described)
+
+
+async def adescribe_store(vector_store: BasePydanticVectorStore | None) -> StoreFacts:
+    """Asynchronous twin of ``describe_store``."""
+    if not _is_qdrant(vector_store):
+        return _other(vector_store)
+    store: Any = vector_store
+    client = getattr(store, "_aclient", None)
+    if client is None:
+        return StoreFacts(f"collection {store.collection_name!r}", known=False)
+    try:
+        described = await client.get_collection(store.collection_name)
+    except Exception:
+        return StoreFacts(f"collection {store.collection_name!r}", known=False)
+    return _facts(store, described)
+
+
+def dense_vector_params(vectors: Any, name: str) -> Any:
+    """Return the parameters of one dense vector of a collection; None if there is no such vector.
+
+    Args:
+        vectors: ``config.params.vectors``: parameters, or a mapping from names to them.
+        name: Of the vector; "" = the unnamed one, or the only one.
+    """
+    if not isinstance(vectors, dict):
+        return vectors if not name else None
+    if name in vectors:
+        return vectors[name]
+    return next(iter(vectors.values())) if not name and len(vectors) == 1 else None
+
+
+def _facts(store: Any, described: Any) -> StoreFacts:
+    # The store learns the name of its dense vector when it first sees the collection, so it is read at call time.
+    vectors = described.config.params.vectors
+    params = dense_vector_params(vectors, store.dense_vector_name) or dense_vector_params(vectors, "")
+    label = f"collection {store.collection_name!r}"
+    if params is None:
+        return StoreFacts(label)
+    return StoreFacts(label, dimension=params.size, distance=params.distance.value)
+
+
+def _is_qdrant(vector_store: BasePydanticVectorStore | None) -> bool:
+    return vector_store is not None and vector_store.class_name() == "QdrantVectorStore"
+
+
+def _other(vector_store: BasePydanticVectorStore | None) -> StoreFacts:
+    return StoreFacts("the store" if vector_store is None else type(vector_store).__name__)
