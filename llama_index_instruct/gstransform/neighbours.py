@@ -1,4 +1,4 @@
-"""Classes of unlabelled vectors, as their labelled neighbours suggest: kernel ridge regression."""
+"""Classes of unlabelled vectors, as their labelled neighbours suggest: kernel ridge regression over landmarks."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
 FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
 
-# exp(-|x - y|^2) on unit vectors, and the ridge of the regression: the middle of a flat optimum over the faceted sets.
+# The middle of a flat optimum over the faceted sets, with the kernel exp(-|x - y|^2) on unit vectors.
 PENALTY = 0.3
-# Labelled rows used: the solve is cubic in them.
-ANCHORS = 3000
+# Points that carry the solution. All 3,000 labelled ones gain 0.2 points of NMI and 0.1 of precision for twice the time.
+LANDMARKS = 1000
 BLOCK = 2048
 
 
 def propagate(labelled: FloatArray, membership: FloatArray, unlabelled: FloatArray) -> FloatArray:
     """Return one class per unlabelled row, as a membership matrix of zeros and ones, shape (m, C).
 
-    A kernel teacher bends where a linear one cannot; a linear map then learns from its guesses on many more vectors than were
-    labelled (measured over the faceted sets: see the bench's row ``default-inductive``).
+    A kernel teacher bends where a linear one cannot; the linear map then learns from its guesses on many more vectors than were
+    labelled. Solved on a subset of regressors (Rasmussen and Williams, Gaussian Processes for Machine Learning, section 8.3.1).
 
     Args:
         labelled: Shape (n, d), unit norm or nearly so.
         membership: Shape (n, C), rows sum to 1.
         unlabelled: Shape (m, d).
     """
-    anchors = np.linspace(0, len(labelled) - 1, min(len(labelled), ANCHORS)).astype(np.intp)
     # float32 halves the time of the products; the ridge keeps the system well conditioned.
-    points, known = labelled[anchors].astype(np.float32), membership[anchors]
-    prior = known.mean(axis=0)
-    kernel = _kernel(points, points)
-    kernel[np.diag_indices(len(kernel))] += PENALTY
-    dual = cho_solve(cho_factor(kernel, overwrite_a=True), (known - prior).astype(np.float32))
+    points = labelled.astype(np.float32)
+    landmarks = points[np.linspace(0, len(points) - 1, min(len(points), LANDMARKS)).astype(np.intp)]
+    prior = membership.mean(axis=0)
+    features = _kernel(points, landmarks)
+    system = features.T @ features + PENALTY * _kernel(landmarks, landmarks)
+    # Repeated texts make it singular without this.
+    system[np.diag_indices(len(system))] += 1e-3
+    dual = cho_solve(cho_factor(system), features.T @ (membership - prior).astype(np.float32))
     guesses = np.zeros((len(unlabelled), membership.shape[1]))
     for start in range(0, len(unlabelled), BLOCK):
-        block = unlabelled[start : start + BLOCK].astype(np.float32)
-        scores = _kernel(block, points) @ dual + prior
-        guesses[np.arange(start, start + len(block)), scores.argmax(axis=1)] = 1.0
+        scores = _kernel(unlabelled[start : start + BLOCK].astype(np.float32), landmarks) @ dual + prior
+        guesses[np.arange(start, start + len(scores)), scores.argmax(axis=1)] = 1.0
     return guesses
 
 
-def _kernel(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _kernel(a: Float32Array, b: Float32Array) -> Float32Array:
     # In place: the matrix is large, and every copy of it costs as much as the product.
     values = a @ b.T
     values *= 2.0

@@ -84,18 +84,20 @@ def fit_ridge(vectors: FloatArray, classes: Classes, settings: RidgeSettings) ->
     """
     labelled = classes.labelled
     known, known_classes = vectors[labelled], classes.rows(labelled)
-    penalty, error = _choose_penalty(_Problem.of(known, known_classes, np.ones(len(known)), settings), settings)
+    problem = _Problem.of(known, known_classes, np.ones(len(known)), settings)
+    errors = problem.leave_one_out_error(settings.penalties)
+    best = int(np.argmin(errors))
+    penalty = float(settings.penalties[best])
     if settings.unlabelled_weight and not labelled.all():
-        guessed = propagate(known, known_classes.membership, vectors[~labelled])
+        others = vectors[~labelled]
+        guessed = propagate(known, known_classes.membership, others)
+        trust = np.r_[np.ones(len(known)), np.full(len(others), settings.unlabelled_weight)]
         everything = Classes(classes.names, np.vstack([known_classes.membership, guessed]))
-        trust = np.r_[np.ones(len(known)), np.full(len(guessed), settings.unlabelled_weight)]
-        problem = _Problem.of(np.vstack([known, vectors[~labelled]]), everything, trust, settings)
-    else:
-        problem = _Problem.of(known, known_classes, np.ones(len(known)), settings)
+        problem = _Problem.of(np.vstack([known, others]), everything, trust, settings)
     upper = problem.scaled(problem.directions(penalty))
     lower = problem.scaled(problem.flattened(settings.whitening))
     weight = np.vstack([upper, settings.damping * lower])
-    return RidgeFit(weight, _mean_of_class_means(known, known_classes), penalty, error)
+    return RidgeFit(weight, _mean_of_class_means(known, known_classes), penalty, errors[best])
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,22 +155,18 @@ class _Problem:
         """
         root = np.sqrt(self.weights)[:, None]
         scores = root * (self.centred @ self.basis)
+        squares = scores**2
         targets = root * self.targets
         loadings = scores.T @ targets
+        total = max(float((targets**2).sum()), 1e-12)
         errors = []
         for penalty in penalties:
             shrink = 1.0 / (self.variances + penalty)
-            leverage = (scores**2) @ shrink + self.weights / len(self.weights)
+            leverage = squares @ shrink + self.weights / len(self.weights)
             residual = targets - scores @ (loadings * shrink[:, None])
             left_out = residual / np.maximum(1.0 - leverage, 1e-6)[:, None]
-            errors.append(float((left_out**2).sum() / max((targets**2).sum(), 1e-12)))
+            errors.append(float((left_out**2).sum()) / total)
         return errors
-
-
-def _choose_penalty(problem: _Problem, settings: RidgeSettings) -> tuple[float, float]:
-    errors = problem.leave_one_out_error(settings.penalties)
-    best = int(np.argmin(errors))
-    return float(settings.penalties[best]), errors[best]
 
 
 def _mean_of_class_means(vectors: FloatArray, classes: Classes) -> FloatArray:
