@@ -42,6 +42,7 @@ class TransformInfo:
         scale: Factor on them after that.
         labels: Class names and (soft) counts of texts.
         losses: What the fit reports about itself.
+        labelling: What making the labels did, lost and cost; see ``LabellingReport``.
         seed: Of the fit.
         version: Of this package.
     """
@@ -54,6 +55,7 @@ class TransformInfo:
     scale: float = 1.0
     labels: dict[str, float] = field(default_factory=dict)
     losses: dict[str, Any] = field(default_factory=dict)
+    labelling: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     version: str = ""
 

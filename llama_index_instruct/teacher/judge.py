@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import threading
 import time
 from collections.abc import MutableMapping, Sequence
@@ -13,21 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, MetadataMode, TextNode
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_when_event_set,
-)
+from tenacity import AsyncRetrying, Retrying, stop_when_event_set
 from tenacity.nap import sleep_using_event
-from tenacity.wait import wait_exponential, wait_random
 
 from llama_index_instruct.errors import ConfigurationError, JudgementTimeout
+from llama_index_instruct.teacher.attempts import Attempts, retry_policy, speaks_async
 from llama_index_instruct.teacher.calls import (
     BudgetSpentError,
     NotStartedError,
@@ -153,7 +144,7 @@ class RelevanceJudge:
 
     async def aassess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         """Asynchronous twin of ``assess``; an LLM without an async call of its own runs in threads."""
-        if not _speaks_async(self.llm):
+        if not speaks_async(self.llm):
             return await run_in_daemon_thread(
                 lambda stopped: self._assess(query, nodes, deadline, stopped),
                 # The run inside keeps the deadline and brings what it has: this is only the second line.
@@ -189,7 +180,7 @@ class RelevanceJudge:
             question = "\x1f".join((self.llm.metadata.model_name, self.prompt.version, self.task, query))
             keys = [hashlib.sha256(f"{question}\x1f{passage}".encode()).hexdigest() for passage in passages]
         known = {i: self.cache[key] for i, key in enumerate(keys) if key in self.cache} if self.cache else {}
-        return _Asked(query, passages, keys, known, [_Attempts() for _ in passages])
+        return _Asked(query, passages, keys, known, [Attempts() for _ in passages])
 
     def _collect(self, asked: _Asked, results: Sequence[Result[_Reply]]) -> Judgements:
         relevance = np.full(len(asked.passages), np.nan)
@@ -221,8 +212,8 @@ class RelevanceJudge:
             trouble = f"unreadable: {unreadable} answers were neither a clear yes nor a clear no"
         return Judgements(relevance, tuple(sources), usage, trouble)
 
-    def _ask(self, query: str, passage: str, attempts: _Attempts, stopped: threading.Event) -> _Reply:
-        policy = self._retry_policy(attempts)
+    def _ask(self, query: str, passage: str, attempts: Attempts, stopped: threading.Event) -> _Reply:
+        policy = retry_policy(self.retries, attempts)
         policy["stop"] |= stop_when_event_set(stopped)
         for attempt in Retrying(**policy, sleep=sleep_using_event(stopped)):
             if stopped.is_set():
@@ -231,22 +222,13 @@ class RelevanceJudge:
                 return self._reply(self._request(query, passage, attempts))
         raise AssertionError("unreachable: the retry policy re-raises")
 
-    async def _aask(self, query: str, passage: str, attempts: _Attempts) -> _Reply:
-        async for attempt in AsyncRetrying(**self._retry_policy(attempts)):
+    async def _aask(self, query: str, passage: str, attempts: Attempts) -> _Reply:
+        async for attempt in AsyncRetrying(**retry_policy(self.retries, attempts)):
             with attempt:
                 return self._reply(await self._arequest(query, passage, attempts))
         raise AssertionError("unreachable: the retry policy re-raises")
 
-    def _retry_policy(self, attempts: _Attempts) -> dict[str, Any]:
-        return {
-            "stop": stop_after_attempt(self.retries + 1),
-            "wait": wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.25),
-            "retry": retry_if_exception(_may_heal),
-            "before_sleep": attempts.count_retry,
-            "reraise": True,
-        }
-
-    def _request(self, query: str, passage: str, attempts: _Attempts) -> Any:
+    def _request(self, query: str, passage: str, attempts: Attempts) -> Any:
         call, words = self._call_and_words("chat", "complete", query, passage)
         while True:
             options = self._options()
@@ -257,7 +239,7 @@ class RelevanceJudge:
                 if not self._learnt_to_ask_without_logprobs(options, error):
                     raise
 
-    async def _arequest(self, query: str, passage: str, attempts: _Attempts) -> Any:
+    async def _arequest(self, query: str, passage: str, attempts: Attempts) -> Any:
         call, words = self._call_and_words("achat", "acomplete", query, passage)
         while True:
             options = self._options()
@@ -280,14 +262,15 @@ class RelevanceJudge:
         self.budget.charge(tokens)
         return _Reply(*relevance_of(response), tokens=tokens)
 
-    def _reserve(self, attempts: _Attempts) -> None:
+    def _reserve(self, attempts: Attempts) -> None:
         if not self.budget.reserve():
             raise BudgetSpentError("the judge's budget is used up")
         self.budget.charge(Usage(calls=1))
         attempts.calls += 1
 
     def _call_and_words(self, chat: str, complete: str, query: str, passage: str) -> tuple[Any, Any]:
-        messages = self.prompt.messages(query=query, task=self.task, passage=passage)
+        task = f"What counts as satisfying it: {self.task}\n" if self.task else ""
+        messages = self.prompt.messages(query=query, task=task, passage=passage)
         # Log-probabilities survive on the native path only: chat for chat models, complete for the others.
         if self.llm.metadata.is_chat_model:
             return getattr(self.llm, chat), messages
@@ -311,22 +294,11 @@ class _Asked:
     passages: list[str]
     keys: list[str]
     known: dict[int, float]
-    attempts: list[_Attempts]
+    attempts: list[Attempts]
 
     @property
     def open(self) -> list[int]:
         return [i for i in range(len(self.passages)) if i not in self.known]
-
-
-class _Attempts:
-    """Counts what was tried for one passage, whatever becomes of it."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.retries = 0
-
-    def count_retry(self, _: RetryCallState) -> None:
-        self.retries += 1
 
 
 def describe_trouble(errors: Sequence[Exception]) -> str | None:
@@ -344,21 +316,6 @@ def describe_trouble(errors: Sequence[Exception]) -> str | None:
             f"deadline: {sum(isinstance(e, JudgementTimeout) for e in errors)} judgements were not in by the deadline"
         )
     return f"failure: {len(errors)} judgements failed, the first with {type(errors[0]).__name__}"
-
-
-def _may_heal(error: BaseException) -> bool:
-    return (
-        isinstance(error, Exception)
-        and not isinstance(error, (MemoryError, BudgetSpentError))
-        and not is_configuration_failure(error)
-    )
-
-
-def _speaks_async(llm: LLM) -> bool:
-    """Return whether the LLM has an async call of its own; CustomLLM's default runs the sync one on the loop."""
-    name = "achat" if llm.metadata.is_chat_model else "acomplete"
-    # LlamaIndex wraps the methods of every subclass anew, inherited ones too: compare what is inside.
-    return inspect.unwrap(getattr(type(llm), name)) is not inspect.unwrap(getattr(CustomLLM, name))
 
 
 def seconds_from_now(seconds: float | None) -> float | None:

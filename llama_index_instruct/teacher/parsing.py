@@ -11,6 +11,13 @@ _WORD = re.compile(r"[^\W\d_]+")
 _VERDICT = re.compile(r"(?:answer|verdict|judge?ment)\W*(?:is)?\W*(yes|no)\W*\Z", re.IGNORECASE)
 # SentencePiece and byte-level BPE write a leading space as these.
 _TOKEN_EDGE = " \t\n\r▁Ġ\"'`*.,:;!()[]"
+_LINE_EDGE = " \t\r\n\"'`*_.,;:-\u2013\u2022\u201c\u201d\u2018\u2019[]()<>"
+_REFUSAL = re.compile(
+    r"\W*(?:i['\u2019]?m (?:very |so )?sorry|sorry\b|as an ai\b"
+    r"|i (?:can(?:no|['\u2019])t|am unable|am not able|won['\u2019]t|will not))",
+    re.IGNORECASE,
+)
+_NUMBERING = re.compile(r"^(?:\d+|[a-z])[.)]\s*")
 # Below this mass of yes and no together the model meant to say something else, such as a refusal.
 MIN_MASS = 0.1
 
@@ -70,3 +77,58 @@ def yes_probability(alternatives: Iterable[tuple[str, float]]) -> float | None:
         if probability == 0.0:
             mass[word] = max(0.0, min(least, 1.0 - total))
     return mass["yes"] / (mass["yes"] + mass["no"])
+
+
+def parse_after(reply: str | None, marker: str) -> str | None:
+    r"""Return the line after a marker such as "Summary:", the whole reply if it is one line without it, else None.
+
+    A refusal without the marker is None. Quotation marks, list signs and emphasis around it are taken off.
+
+    Example:
+        >>> parse_after("Sure!\nSummary: **late parcel**", "Summary:"), parse_after("late parcel", "Summary:")
+        ('late parcel', 'late parcel')
+        >>> parse_after("I will not.\nAsk another.", "Summary:") is None
+        True
+    """
+    text = _THOUGHT.sub(" ", reply or "").strip()
+    place = text.casefold().rfind(marker.casefold())
+    # Case folding may change the length of some letters: only trust the place if the marker really stands there.
+    if place >= 0 and text[place : place + len(marker)].casefold() == marker.casefold():
+        text = text[place + len(marker) :].strip()
+        text = text.splitlines()[0] if text else ""
+    elif len(text.splitlines()) > 1 or _REFUSAL.match(text):
+        return None
+    return text.strip(_LINE_EDGE) or None
+
+
+def fold(name: str) -> str:
+    """Return a name without case, outer punctuation and repeated spaces, to compare names by.
+
+    Example:
+        >>> fold("  'Late  Delivery.' ")
+        'late delivery'
+    """
+    return " ".join(name.casefold().split()).strip(_LINE_EDGE)
+
+
+def match_category(answer: str | None, categories: Iterable[str]) -> str | None:
+    """Return the category an answer names: exactly, or but for case, spaces and punctuation; else None.
+
+    Example:
+        >>> match_category('"late delivery".', ["Late delivery", "Damage"])
+        'Late delivery'
+        >>> match_category("both", ["Late delivery", "Damage"]) is None
+        True
+    """
+    if answer is None:
+        return None
+    by_fold: dict[str, str] = {}
+    for category in categories:
+        if category == answer:
+            return category
+        by_fold.setdefault(fold(category), category)
+    folded = fold(answer)
+    if folded in by_fold:
+        return by_fold[folded]
+    # "2. late delivery" or "- late delivery"
+    return by_fold.get(_NUMBERING.sub("", folded))

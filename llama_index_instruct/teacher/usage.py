@@ -61,25 +61,56 @@ def _count(reported: Any, *names: str) -> int | None:
     return None
 
 
-class Budget:
-    """A limit on calls and tokens that may be shared by several judges and threads.
+@dataclass(frozen=True)
+class Prices:
+    """What an LLM's tokens cost, per million, in whatever money you count in.
 
-    Tokens are known only after a call, so up to ``workers`` calls may overshoot a token limit; calls never overshoot.
+    Attributes:
+        prompt: Per million tokens read.
+        completion: Per million tokens written.
+    """
+
+    prompt: float
+    completion: float
+
+    def cost(self, usage: Usage) -> float:
+        """Return the money a usage costs."""
+        return (self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens) / 1e6
+
+
+class Budget:
+    """A limit on calls, tokens and money that may be shared by several judges and threads.
+
+    Tokens are known only after a call, so up to ``workers`` calls may overshoot a limit on tokens or money; calls never
+    overshoot. Of providers that report no tokens, a judge counts none; the labelling of texts counts four characters as one.
 
     Args:
         max_calls: Largest number of calls, or None for no limit.
-        max_tokens: No call starts once this many tokens were reported, or None for no limit.
+        max_tokens: No call starts once this many tokens were used, or None for no limit.
+        max_cost: No call starts once this much money was spent, or None for no limit; needs ``prices``.
+        prices: What tokens cost.
 
     Raises:
-        ConfigurationError: If a limit is negative.
+        ConfigurationError: If a limit is negative, or on money without prices.
     """
 
-    def __init__(self, *, max_calls: int | None = None, max_tokens: int | None = None) -> None:
-        for name, value in (("max_calls", max_calls), ("max_tokens", max_tokens)):
-            if value is not None and value < 0:
+    def __init__(
+        self,
+        *,
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+        prices: Prices | None = None,
+    ) -> None:
+        for name, value in (("max_calls", max_calls), ("max_tokens", max_tokens), ("max_cost", max_cost)):
+            if value is not None and not value >= 0:
                 raise ConfigurationError(f"{name}: expected 0 or more, found {value}")
+        if max_cost is not None and prices is None:
+            raise ConfigurationError("max_cost: needs prices=Prices(prompt=..., completion=...) per million tokens")
         self.max_calls = max_calls
         self.max_tokens = max_tokens
+        self.max_cost = max_cost
+        self.prices = prices
         self._spent = Usage()
         self._reserved = 0
         self._lock = threading.Lock()
@@ -96,6 +127,8 @@ class Budget:
             if self.max_calls is not None and self._reserved >= self.max_calls:
                 return False
             if self.max_tokens is not None and self._spent.tokens >= self.max_tokens:
+                return False
+            if self.max_cost is not None and self.prices is not None and self.prices.cost(self._spent) >= self.max_cost:
                 return False
             self._reserved += 1
             return True
