@@ -14,7 +14,7 @@ from llama_index.core.schema import BaseNode, TextNode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from llama_index_instruct.errors import ConfigurationError, MissingVectorsError
-from llama_index_instruct.gstransform.stores import dense_vector_params
+from llama_index_instruct.gstransform.stores import dense_vector, dense_vector_params
 from llama_index_instruct.vectors import stored_vectors
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def sample_collection(source: QdrantSource, size: int, unlabelled: int, *, seed:
         by_id = {point.id: point for point in points}
         for place, point_id in enumerate(page, start=start):
             point = by_id.get(point_id)
-            vector = None if point is None else _vector(point.vector, source.vector_name)
+            vector = None if point is None else dense_vector(point.vector, source.vector_name)
             if point is None or vector is None:
                 continue
             if place >= size:
@@ -175,12 +175,6 @@ def _params(source: QdrantSource) -> Any:
             f"collection {source.collection!r}: expected a dense vector {source.vector_name!r}, it has {names}; set vector_name"
         )
     return params
-
-
-def _vector(stored: Any, name: str) -> Any:
-    if isinstance(stored, dict):
-        return stored.get(name) if name or "" in stored else next(iter(stored.values()), None)
-    return stored
 
 
 def _node(point: Any, source: QdrantSource) -> BaseNode | None:

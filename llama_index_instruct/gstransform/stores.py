@@ -69,6 +69,18 @@ def dense_vector_params(vectors: Any, name: str) -> Any:
     return next(iter(vectors.values())) if not name and len(vectors) == 1 else None
 
 
+def dense_vector(stored: Any, name: str) -> Any:
+    """Return one dense vector of a retrieved or scrolled point; None if it has none.
+
+    Args:
+        stored: ``point.vector``: a list of numbers, or a mapping from names to such lists.
+        name: Of the vector; "" = the unnamed one, or the only one.
+    """
+    if not isinstance(stored, dict):
+        return stored
+    return stored.get(name) if name or "" in stored else next(iter(stored.values()), None)
+
+
 def _facts(store: Any, described: Any) -> StoreFacts:
     # The store learns the name of its dense vector when it first sees the collection, so it is read at call time.
     vectors = described.config.params.vectors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 # Rows per product: larger blocks fall out of the cache and lose half the rate to page faults.
 BLOCK = 8192
+# Norms below this may have lost digits, or all of them, to underflow.
+TINY = 1e-15
+# Vectors that a store normalised differ from 1 by float32 rounding only, and are not divided again.
+UNIT_ERROR = 5e-7
 
 
 @dataclass(frozen=True)
@@ -321,16 +326,32 @@ class GSTransform:
             raise TransformFileError(f"{path}: incomplete or foreign transform ({error!r})") from error
         return loaded
 
+    @property
+    def digest(self) -> str:
+        """Return a hash of the map and its input scaling, by which a half-done collection knows its transform again."""
+        state = hashlib.sha256(repr((self.info.normalized, self.info.scale)).encode())
+        for weight, bias in self.layers:
+            state.update(weight.tobytes() + bias.tobytes())
+        return state.hexdigest()
+
     def _apply(self, rows: npt.NDArray[Any], out: FloatArray) -> None:
         block = np.asarray(rows, dtype=np.float32)
+        norms = None
         if self.info.normalized:
-            block = _unit(block)
-        if self.info.scale != 1.0:
+            norms = np.sqrt(np.einsum("ij,ij->i", block, block))
+            if self.is_linear and np.isfinite(norms).all() and norms.min(initial=1.0) > TINY:
+                # Dividing what comes out is the same as dividing what goes in, and writes no copy of the input.
+                norms /= np.float32(self.info.scale)
+            else:
+                block, norms = _unit(block) * np.float32(self.info.scale), None
+        elif self.info.scale != 1.0:
             block = block * np.float32(self.info.scale)
         for weight, bias in self.layers[:-1]:
             block = np.maximum(block @ weight.T + bias, 0.0)
         weight, bias = self.layers[-1]
         np.matmul(block, weight.T, out=out)
+        if norms is not None and np.abs(norms - 1.0).max(initial=0.0) > UNIT_ERROR:
+            out /= norms[:, None]
         out += bias
 
 
@@ -346,7 +367,7 @@ def _unit(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return rows of unit length; zeros stay zeros, the input is not written to."""
     # Huge vectors overflow when squared: bring each row to a largest entry of 1 first, where that is needed.
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    if not np.isfinite(norms).all() or (norms < 1e-15).any():
+    if not np.isfinite(norms).all() or (norms < TINY).any():
         largest = np.abs(rows).max(axis=1, initial=0.0)
         with np.errstate(invalid="ignore"):
             rows = rows / np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)[:, None]

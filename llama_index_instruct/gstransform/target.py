@@ -1,0 +1,183 @@
+"""Where a transformed collection goes: a new collection, or a new named vector of the old one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_exponential
+
+from llama_index_instruct.errors import CollectionError, ConfigurationError
+from llama_index_instruct.gstransform.progress import BEGUN, PartState, read_states, write_state
+from llama_index_instruct.gstransform.stores import dense_vector_params
+from llama_index_instruct.gstransform.transform import GSTransform
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the vectors go.
+
+    Attributes:
+        source: Collection they come from.
+        vector_name: Vector they are made of.
+        collection: Collection they go to.
+        vector: Name of the new vector; "" = unnamed.
+        in_process: Whether Qdrant runs in this process, and so takes one writer only.
+    """
+
+    source: str
+    vector_name: str
+    collection: str
+    vector: str
+    in_process: bool
+
+    @property
+    def same(self) -> bool:
+        """Return whether the vectors go into the collection they come from."""
+        return self.source == self.collection
+
+    def write(self, client: QdrantClient, rows: tuple[list[Any], Any, list[dict[str, Any]]], retries: int) -> None:
+        """Write points and wait for the acknowledgement; a failure is tried again after a growing pause."""
+        from qdrant_client import models
+
+        ids, vectors, payloads = rows
+        policy = Retrying(
+            stop=stop_after_attempt(retries + 1),
+            wait=wait_exponential(multiplier=0.5, max=10.0),
+            retry=retry_if_exception_type(Exception),
+            reraise=True,
+        )
+        for attempt in policy:
+            with attempt:
+                if self.same:
+                    moved = [
+                        models.PointVectors(id=point, vector={self.vector: vector})
+                        for point, vector in zip(ids, vectors, strict=True)
+                    ]
+                    client.update_vectors(self.collection, points=moved, wait=True)
+                else:
+                    # Lists of floats by construction: checking each number again would cost as much as the transform.
+                    points = [
+                        models.PointStruct.model_construct(
+                            id=point, vector={self.vector: vector} if self.vector else vector, payload=payload
+                        )
+                        for point, vector, payload in zip(ids, vectors, payloads, strict=True)
+                    ]
+                    client.upsert(self.collection, points=points, wait=True)
+
+    def written_count(self, client: QdrantClient) -> int:
+        """Return how many points have the new vector."""
+        from qdrant_client import models
+
+        only = models.Filter(must=[models.HasVectorCondition(has_vector=self.vector)]) if self.same else None
+        return int(client.count(self.collection, count_filter=only, exact=True).count)
+
+
+def prepare_target(
+    client: QdrantClient,
+    source: str,
+    target: str,
+    transform: GSTransform,
+    *,
+    vector_name: str,
+    target_vector: str,
+    resume: bool,
+) -> Target:
+    """Check source and target, and make the target if it is not there yet.
+
+    Raises:
+        ConfigurationError: If the arguments would write in place.
+        CollectionError: If the source is missing, or the target holds something else.
+    """
+    if not client.collection_exists(source):
+        raise CollectionError(f"collection {source!r}: expected it to exist, found nothing of that name")
+    if source == target and not target_vector:
+        raise ConfigurationError(f"target: {target!r} is the source; give a new collection, or a new target_vector")
+    params = client.get_collection(source).config.params.vectors
+    if source == target and isinstance(params, dict):
+        # On a second run the new vector is there too, and the old one is no longer the only one.
+        params = {name: config for name, config in params.items() if name != target_vector}
+    source_params = dense_vector_params(params, vector_name)
+    if source_params is None:
+        names = ", ".join(map(repr, params)) if isinstance(params, dict) else "the unnamed one"
+        raise ConfigurationError(
+            f"collection {source!r}: expected a vector {vector_name!r}, it has {names}; set vector_name"
+        )
+    transform.check_store(
+        name=f"collection {source!r}", dimension=source_params.size, distance=source_params.distance.value
+    )
+    resolved = vector_name or ("" if not isinstance(params, dict) or "" in params else next(iter(params)))
+    goal = Target(source, resolved, target, target_vector, _is_in_process(client))
+    _refuse_foreign(client, goal, transform, resume=resume)
+    _create(client, goal, transform)
+    return goal
+
+
+def _refuse_foreign(client: QdrantClient, goal: Target, transform: GSTransform, *, resume: bool) -> None:
+    """Refuse to write where something else is, or the work of another transform."""
+    if not client.collection_exists(goal.collection):
+        return
+    vectors = client.get_collection(goal.collection).config.params.vectors
+    exists = not goal.same or (isinstance(vectors, dict) and goal.vector in vectors)
+    if not exists:
+        return
+    states = read_states(client, goal)
+    what = (
+        f"vector {goal.vector!r} of collection {goal.collection!r}" if goal.same else f"collection {goal.collection!r}"
+    )
+    if not states:
+        raise CollectionError(
+            f"{what} exists and was not made by a transform; it is never overwritten, choose another name"
+        )
+    if not resume:
+        raise CollectionError(f"{what} exists; call with resume=True to go on, or choose another name")
+    for state in states.values():
+        if state.transform != transform.digest:
+            raise CollectionError(
+                f"{what} was begun with another transform; choose another name, or use that transform"
+            )
+        if (state.source, state.vector_name) != (goal.source, goal.vector_name):
+            raise CollectionError(
+                f"{what} was begun from vector {state.vector_name!r} of collection {state.source!r}, not from "
+                f"{goal.vector_name!r} of {goal.source!r}; choose another name"
+            )
+
+
+def _create(client: QdrantClient, goal: Target, transform: GSTransform) -> None:
+    from qdrant_client import models
+
+    size = transform.output_dimension
+    begun = PartState(transform.digest, goal.source, goal.vector_name, None, done=False)
+    if goal.same:
+        vectors = client.get_collection(goal.collection).config.params.vectors
+        if not (isinstance(vectors, dict) and goal.vector in vectors):
+            # The mark goes first: a vector without it would be taken for somebody else's.
+            write_state(client, goal, BEGUN, begun)
+            client.create_vector_name(
+                goal.collection,
+                goal.vector,
+                models.DenseVectorNameConfig(
+                    dense=models.DenseVectorConfig(size=size, distance=models.Distance.COSINE)
+                ),
+            )
+        return
+    if client.collection_exists(goal.collection):
+        return
+    params = models.VectorParams(size=size, distance=models.Distance.COSINE)
+    client.create_collection(
+        goal.collection,
+        vectors_config={goal.vector: params} if goal.vector else params,
+        metadata=begun.as_metadata(goal, BEGUN),
+    )
+    for field, index in client.get_collection(goal.source).payload_schema.items():
+        client.create_payload_index(goal.collection, field, field_schema=index.params or index.data_type)
+
+
+def _is_in_process(client: QdrantClient) -> bool:
+    from qdrant_client.local.qdrant_local import QdrantLocal
+
+    return isinstance(getattr(client, "_client", None), QdrantLocal)
