@@ -10,74 +10,140 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama_index_instruct.errors import (
+        CollectionError,
         ConfigurationError,
         DimensionMismatchError,
+        IncompatibleStoreError,
         InstructError,
         InstructWarning,
         JudgementTimeout,
+        LabellingError,
         MissingExtraError,
         MissingVectorsError,
         RefinementError,
         TeacherError,
+        TransformFileError,
     )
+    from llama_index_instruct.gstransform.collection import CollectionReport, transform_collection
+    from llama_index_instruct.gstransform.contrastive import ContrastiveSettings
+    from llama_index_instruct.gstransform.course import GSTransformEvent
+    from llama_index_instruct.gstransform.embedding import TransformedEmbedding
+    from llama_index_instruct.gstransform.fisher import FisherSettings
+    from llama_index_instruct.gstransform.info import TransformInfo
+    from llama_index_instruct.gstransform.labels import LabellingReport, LabelSettings
+    from llama_index_instruct.gstransform.pipeline import fit_gstransform
+    from llama_index_instruct.gstransform.postprocessor import GSTransformPostprocessor
+    from llama_index_instruct.gstransform.retriever import GSTransformRetriever
+    from llama_index_instruct.gstransform.ridge import RidgeSettings
+    from llama_index_instruct.gstransform.sampling import QdrantSource
+    from llama_index_instruct.gstransform.sources import ClusterLabels, LabelSource, LLMLabels, MetadataLabels
+    from llama_index_instruct.gstransform.transform import GSTransform
     from llama_index_instruct.refinement.retriever import RefinementRetriever
     from llama_index_instruct.refinement.selection import SelectionSettings
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
     from llama_index_instruct.refinement.trace import JudgedNode, RefinementEvent, RefinementTrace
     from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge
     from llama_index_instruct.teacher.standins import CallableJudge, PostprocessorJudge
-    from llama_index_instruct.teacher.usage import Budget, Usage
+    from llama_index_instruct.teacher.usage import Budget, Prices, Usage
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "teacher.usage",
     "CallableJudge": "teacher.standins",
+    "ClusterLabels": "gstransform.sources",
+    "CollectionError": "errors",
+    "CollectionReport": "gstransform.collection",
     "ConfigurationError": "errors",
+    "ContrastiveSettings": "gstransform.contrastive",
     "DimensionMismatchError": "errors",
+    "FisherSettings": "gstransform.fisher",
+    "GSTransform": "gstransform.transform",
+    "GSTransformEvent": "gstransform.course",
+    "GSTransformPostprocessor": "gstransform.postprocessor",
+    "GSTransformRetriever": "gstransform.retriever",
+    "IncompatibleStoreError": "errors",
     "InstructError": "errors",
     "InstructWarning": "errors",
     "JudgedNode": "refinement.trace",
     "JudgementTimeout": "errors",
     "Judgements": "teacher.judge",
+    "LLMLabels": "gstransform.sources",
+    "LabelSettings": "gstransform.labels",
+    "LabelSource": "gstransform.sources",
+    "LabellingError": "errors",
+    "LabellingReport": "gstransform.labels",
+    "MetadataLabels": "gstransform.sources",
     "MissingExtraError": "errors",
     "MissingVectorsError": "errors",
     "PostprocessorJudge": "teacher.standins",
+    "Prices": "teacher.usage",
+    "QdrantSource": "gstransform.sampling",
     "RefinedQuery": "refinement.solvers",
     "RefinementError": "errors",
     "RefinementEvent": "refinement.trace",
     "RefinementRetriever": "refinement.retriever",
     "RefinementTrace": "refinement.trace",
     "RelevanceJudge": "teacher.judge",
+    "RidgeSettings": "gstransform.ridge",
     "SelectionSettings": "refinement.selection",
     "TeacherError": "errors",
+    "TransformFileError": "errors",
+    "TransformInfo": "gstransform.info",
+    "TransformedEmbedding": "gstransform.embedding",
     "Usage": "teacher.usage",
+    "fit_gstransform": "gstransform.pipeline",
     "refine_query": "refinement.solvers",
+    "transform_collection": "gstransform.collection",
 }
 
 __all__ = [
     "Budget",
     "CallableJudge",
+    "ClusterLabels",
+    "CollectionError",
+    "CollectionReport",
     "ConfigurationError",
+    "ContrastiveSettings",
     "DimensionMismatchError",
+    "FisherSettings",
+    "GSTransform",
+    "GSTransformEvent",
+    "GSTransformPostprocessor",
+    "GSTransformRetriever",
+    "IncompatibleStoreError",
     "InstructError",
     "InstructWarning",
     "JudgedNode",
     "JudgementTimeout",
     "Judgements",
+    "LLMLabels",
+    "LabelSettings",
+    "LabelSource",
+    "LabellingError",
+    "LabellingReport",
+    "MetadataLabels",
     "MissingExtraError",
     "MissingVectorsError",
     "PostprocessorJudge",
+    "Prices",
+    "QdrantSource",
     "RefinedQuery",
     "RefinementError",
     "RefinementEvent",
     "RefinementRetriever",
     "RefinementTrace",
     "RelevanceJudge",
+    "RidgeSettings",
     "SelectionSettings",
     "TeacherError",
+    "TransformFileError",
+    "TransformInfo",
+    "TransformedEmbedding",
     "Usage",
+    "fit_gstransform",
     "refine_query",
+    "transform_collection",
 ]
 
 

@@ -35,7 +35,7 @@ def test_the_root_loads_nothing_heavy():
 
 def test_doors_load_no_torch():
     code = (
-        "import sys; from llama_index_instruct import RefinementRetriever, RelevanceJudge;"
+        "import sys; from llama_index_instruct import GSTransformPostprocessor, GSTransformRetriever, RefinementRetriever, RelevanceJudge;"
         "assert 'torch' not in sys.modules and 'qdrant_client' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -46,6 +46,10 @@ def test_every_error_is_in_the_tree_and_resembles_a_builtin():
         "ConfigurationError": ValueError,
         "DimensionMismatchError": ValueError,
         "MissingVectorsError": LookupError,
+        "TransformFileError": ValueError,
+        "IncompatibleStoreError": ValueError,
+        "LabellingError": RuntimeError,
+        "CollectionError": RuntimeError,
         "TeacherError": RuntimeError,
         "JudgementTimeout": TimeoutError,
         "RefinementError": RuntimeError,

@@ -84,9 +84,9 @@ def transform_collection(
     """Write the transformed vectors of a collection into a new collection, or into a new named vector of it.
 
     Where it stands is kept in the target collection's metadata, after every acknowledged page: a run that was killed is
-    taken up by the same call, and one that is done is not done again. Ids are kept; a new collection gets the
-    payloads, and the payload indexes, too. The source's vectors are never written to. While it runs, the source should not change: what was added behind
-    the cursor is found by the final count, and is an error.
+    taken up by the same call, and one that is done is not done again. Ids are kept; a new collection gets the payloads, and
+    the payload indexes, too. The source's vectors are never written to. While it runs, the source should not change: what was
+    added behind the cursor is found by the final count, and is an error.
 
     Args:
         client: Synchronous client.

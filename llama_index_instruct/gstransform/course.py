@@ -21,8 +21,9 @@ from llama_index_instruct.errors import (
     InstructWarning,
     MissingVectorsError,
 )
+from llama_index_instruct.gstransform.rows import similarities
 from llama_index_instruct.gstransform.stores import StoreFacts
-from llama_index_instruct.gstransform.transform import GSTransform, similarities
+from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.queries import checked_vector, with_embedding
 
 dispatcher = get_dispatcher(__name__)

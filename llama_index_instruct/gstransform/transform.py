@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from llama_index_instruct.errors import (
 from llama_index_instruct.gstransform.classes import Label, classes_of
 from llama_index_instruct.gstransform.fingerprint import agrees
 from llama_index_instruct.gstransform.fitting import Method, Settings, fit_map
+from llama_index_instruct.gstransform.info import TransformInfo
+from llama_index_instruct.gstransform.rows import TINY, as_rows, similarities, unit_rows
 from llama_index_instruct.gstransform.storage import TENSORS, read_transform, write_transform
 
 if TYPE_CHECKING:
@@ -28,41 +30,8 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 # Rows per product: larger blocks fall out of the cache and lose half the rate to page faults.
 BLOCK = 8192
-# Norms below this may have lost digits, or all of them, to underflow.
-TINY = 1e-15
 # Vectors that a store normalised differ from 1 by float32 rounding only, and are not divided again.
 UNIT_ERROR = 5e-7
-
-
-@dataclass(frozen=True)
-class TransformInfo:
-    """What a transform knows about where it comes from; saved with it.
-
-    Attributes:
-        instruction: What the labels say about a text.
-        method: How it was fitted.
-        embed_model: Name of the model that made the vectors; empty = not known.
-        distance: Qdrant's name of the distance of the collection it was fitted on; empty = not known.
-        normalized: Whether vectors are brought to unit length before the map.
-        scale: Factor on them after that.
-        labels: Class names and (soft) counts of texts.
-        losses: What the fit reports about itself.
-        labelling: What making the labels did, lost and cost; see ``LabellingReport``.
-        seed: Of the fit.
-        version: Of this package.
-    """
-
-    instruction: str = ""
-    method: str = "ridge"
-    embed_model: str = ""
-    distance: str = ""
-    normalized: bool = True
-    scale: float = 1.0
-    labels: dict[str, float] = field(default_factory=dict)
-    losses: dict[str, Any] = field(default_factory=dict)
-    labelling: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    version: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +99,12 @@ class GSTransform:
             ConfigurationError: If a setting or an input is out of range.
             DimensionMismatchError: If vectors and labels do not fit together.
         """
-        rows = _as_rows(vectors, "vectors")
+        rows = as_rows(vectors, "vectors")
         classes = classes_of(labels, label_names)
         names = classes.names
         counts = classes.counts
         if unlabelled is not None:
-            more = _as_rows(unlabelled, "unlabelled")
+            more = as_rows(unlabelled, "unlabelled")
             if more.shape[1] != rows.shape[1]:
                 raise DimensionMismatchError(
                     f"unlabelled: expected vectors of size {rows.shape[1]}, found {more.shape[1]}"
@@ -145,7 +114,7 @@ class GSTransform:
                 classes = replace(
                     classes, membership=np.vstack([classes.membership, np.zeros((len(more), len(names)))])
                 )
-        prepared = _unit(rows) if normalize else rows
+        prepared = unit_rows(rows) if normalize else rows
         fitted = fit_map(
             prepared.astype(np.float64),
             classes,
@@ -343,7 +312,7 @@ class GSTransform:
                 # Dividing what comes out is the same as dividing what goes in, and writes no copy of the input.
                 norms /= np.float32(self.info.scale)
             else:
-                block, norms = _unit(block) * np.float32(self.info.scale), None
+                block, norms = unit_rows(block) * np.float32(self.info.scale), None
         elif self.info.scale != 1.0:
             block = block * np.float32(self.info.scale)
         for weight, bias in self.layers[:-1]:
@@ -353,34 +322,6 @@ class GSTransform:
         if norms is not None and np.abs(norms - 1.0).max(initial=0.0) > UNIT_ERROR:
             out /= norms[:, None]
         out += bias
-
-
-def similarities(query: FloatArray, transformed: FloatArray) -> FloatArray:
-    """Return the cosines of a unit query (h,) and transformed vectors (n, h); NaN for rows of NaN, 0 for zeros."""
-    norms = np.linalg.norm(transformed, axis=1)
-    scores = transformed @ query
-    np.divide(scores, norms, out=scores, where=norms > 0.0)
-    return np.asarray(np.clip(scores, -1.0, 1.0), dtype=np.float32)
-
-
-def _unit(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return rows of unit length; zeros stay zeros, the input is not written to."""
-    # Huge vectors overflow when squared: bring each row to a largest entry of 1 first, where that is needed.
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    if not np.isfinite(norms).all() or (norms < TINY).any():
-        largest = np.abs(rows).max(axis=1, initial=0.0)
-        with np.errstate(invalid="ignore"):
-            rows = rows / np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)[:, None]
-        norms = np.linalg.norm(rows, axis=1)
-    norms = np.where(norms > 0.0, norms, 1.0).astype(rows.dtype)
-    return np.asarray(rows / norms[:, None])
-
-
-def _as_rows(values: npt.ArrayLike, name: str) -> FloatArray:
-    rows = np.asarray(values, dtype=np.float32)
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise DimensionMismatchError(f"{name}: expected shape (n, d) with n and d of 1 or more, found {rows.shape}")
-    return rows
 
 
 def _float32(array: npt.NDArray[Any]) -> FloatArray:

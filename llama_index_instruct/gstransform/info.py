@@ -1,0 +1,37 @@
+"""What a transform knows about where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TransformInfo:
+    """What a transform knows about where it comes from; saved with it.
+
+    Attributes:
+        instruction: What the labels say about a text.
+        method: How it was fitted.
+        embed_model: Name of the model that made the vectors; empty = not known.
+        distance: Qdrant's name of the distance of the collection it was fitted on; empty = not known.
+        normalized: Whether vectors are brought to unit length before the map.
+        scale: Factor on them after that.
+        labels: Class names and (soft) counts of texts.
+        losses: What the fit reports about itself.
+        labelling: What making the labels did, lost and cost; see ``LabellingReport``.
+        seed: Of the fit.
+        version: Of this package.
+    """
+
+    instruction: str = ""
+    method: str = "ridge"
+    embed_model: str = ""
+    distance: str = ""
+    normalized: bool = True
+    scale: float = 1.0
+    labels: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, Any] = field(default_factory=dict)
+    labelling: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    version: str = ""
