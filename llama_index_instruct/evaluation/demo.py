@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation.datasets import Ticket, TicketQuery, load_tickets
+from llama_index_instruct.evaluation.demo_gstransform import run_gstransform_demo
 from llama_index_instruct.evaluation.metrics import ranking_measures
 from llama_index_instruct.models import load_embed_model
 from llama_index_instruct.refinement.retriever import RefinementRetriever
@@ -36,8 +37,9 @@ def run_demo(
     embed_model_name: str = "minilm",
     judged: int = 20,
     rounds: int = 2,
+    picture: Path = Path("demo-gstransform.png"),
 ) -> dict[str, float]:
-    """Index the tickets, run every query plainly and refined, print what changed, and return the summary.
+    """Index the tickets, search them plainly and refined, then under three instructions; print what changed.
 
     Args:
         console: Where to print.
@@ -46,9 +48,11 @@ def run_demo(
         embed_model_name: See ``models.load_embed_model``.
         judged: Judgements per query.
         rounds: Rounds they are spread over.
+        picture: Where the scatter plots of the second part go.
 
     Returns:
-        Mean ``map_plain`` and ``map_refined``, ``judgements`` and ``milliseconds`` per query.
+        Mean ``map_plain`` and ``map_refined``, ``judgements`` and ``milliseconds`` per query; and of the second part what
+        ``run_gstransform_demo`` returns.
 
     Raises:
         ConfigurationError: If the data is not found.
@@ -96,7 +100,7 @@ def run_demo(
         f"refined[/bold], with {summary['judgements']:.0f} judgements of {len(tickets)} messages and "
         f"{summary['milliseconds']:.0f} ms a query (the two searches, the vectors, the judge and the solve)."
     )
-    return summary
+    return summary | run_gstransform_demo(console, index, tickets, llm=llm, picture=picture)
 
 
 def ticket_index(tickets: Sequence[Ticket], embed_model_name: str = "minilm") -> VectorStoreIndex:

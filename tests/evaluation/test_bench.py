@@ -214,14 +214,14 @@ def test_latency_is_that_of_two_calls():
 
 
 def test_the_llm_of_the_command_line_speaks_to_an_endpoint(fake_openai, monkeypatch):
-    from llama_index_instruct.cli import _openai_like
+    from llama_index_instruct.cli.options import openai_like
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    llm = _openai_like("m", fake_openai.url)
+    llm = openai_like("m", fake_openai.url)
     fake_openai.rule = lambda passage: 0.8
     judge = RelevanceJudge(llm, workers=1)
     np.testing.assert_allclose(judge.judge("q", ["one", "two"]), [0.8, 0.8])
     llm._get_client().close()
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
-        _openai_like("m", None)
+        openai_like("m", None)

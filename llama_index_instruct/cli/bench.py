@@ -1,56 +1,23 @@
-"""The command line: ``llama-index-instruct demo | bench``."""
+"""``llama-index-instruct bench ...``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from llama_index_instruct.errors import InstructError
-
-if TYPE_CHECKING:
-    from llama_index.core.llms.llm import LLM
-
-app = typer.Typer(
-    help="Retrieval that follows instructions, for LlamaIndex and Qdrant.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+from llama_index_instruct.cli.options import (
+    EMBED_HELP,
+    LLM_BASE_HELP,
+    LLM_HELP,
+    console,
+    errors_as_messages,
+    openai_like,
 )
+
 bench_app = typer.Typer(help="Measure against what people use today.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
-console = Console()
-
-LLM_HELP = "Model name at an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY."
-
-
-@app.command()
-def demo(
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with tickets.jsonl and queries.jsonl; default: examples/data.")
-    ] = None,
-    llm: Annotated[str | None, typer.Option(help=LLM_HELP)] = None,
-    llm_base: Annotated[str | None, typer.Option(help="URL of that endpoint, up to /v1.")] = None,
-    embed_model: Annotated[str, typer.Option(help="'minilm', a folder or a Hub name.")] = "minilm",
-    judged: Annotated[int, typer.Option(help="Judgements per query.")] = 20,
-    rounds: Annotated[int, typer.Option(help="Rounds they are spread over.")] = 2,
-) -> None:
-    """Index the shipped tickets, search them plainly and refined, and show what changed."""
-    from llama_index_instruct.evaluation.demo import run_demo
-
-    with _errors_as_messages():
-        run_demo(
-            console,
-            folder=data,
-            llm=_openai_like(llm, llm_base),
-            embed_model_name=embed_model,
-            judged=judged,
-            rounds=rounds,
-        )
 
 
 @bench_app.command("refinement")
@@ -61,11 +28,11 @@ def bench_refinement_command(
     flip: Annotated[float, typer.Option(help="Probability that a gold judgement is turned over.")] = 0.0,
     judged: Annotated[int, typer.Option(help="Judgements per query.")] = 20,
     rounds: Annotated[int, typer.Option(help="Rounds they are spread over.")] = 2,
-    embed_model: Annotated[str, typer.Option(help="'minilm', a folder or a Hub name.")] = "minilm",
+    embed_model: Annotated[str, typer.Option(help=EMBED_HELP)] = "minilm",
     methods: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
     seed: Annotated[int, typer.Option(help="Of the turned judgements.")] = 0,
     llm: Annotated[str | None, typer.Option(help=LLM_HELP)] = None,
-    llm_base: Annotated[str | None, typer.Option(help="URL of that endpoint, up to /v1.")] = None,
+    llm_base: Annotated[str | None, typer.Option(help=LLM_BASE_HELP)] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encoded texts between runs.")] = None,
     speed: Annotated[bool, typer.Option(help="Also time the solvers, as ratios.")] = True,
 ) -> None:
@@ -79,8 +46,8 @@ def bench_refinement_command(
     from llama_index_instruct.models import load_embed_model
     from llama_index_instruct.teacher.judge import RelevanceJudge
 
-    with _errors_as_messages():
-        model = _openai_like(llm, llm_base)
+    with errors_as_messages():
+        model = openai_like(llm, llm_base)
         if (judge == "llm") != (model is not None):
             raise ConfigurationError("judge: expected --judge llm together with --llm MODEL, or --judge gold")
         chosen = tuple(name.strip() for name in methods.split(",") if name.strip()) or tuple(PEERS)
@@ -109,7 +76,7 @@ def bench_gstransform_command(
     labels: Annotated[str, typer.Option(help="'gold'.")] = "gold",
     sample: Annotated[int, typer.Option(help="Labelled texts; half the rows of small facets.")] = 3000,
     flip: Annotated[float, typer.Option(help="Share of labels replaced by wrong ones.")] = 0.0,
-    embed_model: Annotated[str, typer.Option(help="'minilm', a folder or a Hub name.")] = "minilm",
+    embed_model: Annotated[str, typer.Option(help=EMBED_HELP)] = "minilm",
     methods: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
     seed: Annotated[int, typer.Option(help="Of split, flips and triplets.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encoded texts between runs.")] = None,
@@ -120,7 +87,7 @@ def bench_gstransform_command(
     from llama_index_instruct.evaluation.report import gstransform_table
     from llama_index_instruct.models import load_embed_model
 
-    with _errors_as_messages():
+    with errors_as_messages():
         chosen = tuple(name.strip() for name in methods.split(",") if name.strip()) or tuple(METHODS)
         settings = GSTransformBench(labels=labels, sample=sample, flip=flip, methods=chosen, seed=seed)
         corpora = [load_facets(folder) for folder in data]
@@ -142,41 +109,8 @@ def bench_latency_command(
     """Wall time of plain and refined retrieves with a judge of a known delay, synchronous and asynchronous."""
     from llama_index_instruct.evaluation.latency import bench_latency
 
-    with _errors_as_messages():
+    with errors_as_messages():
         record = bench_latency(delay=delay, documents=documents, judged=judged, rounds=rounds)
         console.print_json(json.dumps(record))
         if output is not None:
             output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _openai_like(model: str | None, base: str | None) -> LLM | None:
-    if model is None:
-        return None
-    import os
-
-    from llama_index.llms.openai_like import OpenAILike
-
-    from llama_index_instruct.errors import ConfigurationError
-
-    key = os.environ.get("OPENAI_API_KEY", "")
-    if not key and base is None:
-        raise ConfigurationError(
-            "OPENAI_API_KEY: expected a key in the environment, or --llm-base for an endpoint without one"
-        )
-    return OpenAILike(
-        model=model,
-        api_base=base or "https://api.openai.com/v1",
-        api_key=key or "none",
-        is_chat_model=True,
-        timeout=30.0,
-    )
-
-
-@contextmanager
-def _errors_as_messages() -> Iterator[None]:
-    """Turn our typed errors into one line and exit status 2."""
-    try:
-        yield
-    except InstructError as error:
-        Console(stderr=True).print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False)
-        raise typer.Exit(2) from error
