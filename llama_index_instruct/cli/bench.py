@@ -114,3 +114,20 @@ def bench_latency_command(
         console.print_json(json.dumps(record))
         if output is not None:
             output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+@bench_app.command("collection")
+def bench_collection_command(
+    points: Annotated[int, typer.Option(help="In the collection.")] = 20_000,
+    dimension: Annotated[int, typer.Option(help="Of the vectors.")] = 384,
+    rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 3,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Rate of transforming a whole collection, against a bare loop and the bare product."""
+    from llama_index_instruct.evaluation.collection_bench import bench_collection
+
+    with errors_as_messages():
+        record = bench_collection(points=points, dimension=dimension, rounds=rounds)
+        console.print_json(json.dumps(record))
+        if output is not None:
+            output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
