@@ -61,7 +61,8 @@ def as_bundle(query: QueryType) -> QueryBundle:
 
 def checked_vector(embedding: Sequence[float]) -> npt.NDArray[np.float32]:
     """Return the query vector, shape (d,); refuse zeros, NaN and infinity before any search."""
-    vector = np.asarray(embedding, dtype=np.float32)
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+        vector = np.asarray(embedding, dtype=np.float32)
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(norm) or norm == 0.0:
         raise ConfigurationError(f"query embedding: expected finite numbers and a norm above 0, found norm {norm}")

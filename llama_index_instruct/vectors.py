@@ -104,7 +104,9 @@ def _is_qdrant(vector_store: BasePydanticVectorStore) -> bool:
 def _qdrant_request(vector_store: Any, node_ids: list[str]) -> dict[str, Any]:
     # The store learns the name of its dense vector when it first sees the collection, so it is read at call time; "" is
     # Qdrant's name for an unnamed vector, which can only be asked for with True.
-    name = vector_store.dense_vector_name
+    # A store with only an async client may not have seen it yet.
+    unseen = vector_store.client is None and getattr(vector_store, "_legacy_vector_format", True) is None
+    name = "" if unseen else vector_store.dense_vector_name
     return {
         "collection_name": vector_store.collection_name,
         "ids": [_point_id(node_id) for node_id in node_ids],

@@ -100,6 +100,10 @@ def fit(
         console.print(fitted.info.labelling["summary"])
         for name, count in sorted(fitted.info.labels.items(), key=lambda item: -item[1])[:12]:
             console.print(f"  {count:6.0f}  {name}", highlight=False)
+        if fitted.explained is not None:
+            console.print(
+                f"The vectors tell {fitted.explained:.0%} of the labels (each text foretold from the others)."
+            )
         console.print(f"written: {output} ({fitted.input_dimension} -> {fitted.output_dimension} numbers)")
 
 

@@ -109,6 +109,7 @@ def _product_ratio(vectors: npt.NDArray[np.float32], transform: GSTransform) -> 
             np.matmul(vectors[start : start + BLOCK], weight.T, out=out[start : start + BLOCK])
 
     bare()
+
     def ours() -> None:
         transform.transform(vectors, out=out)
 

@@ -25,8 +25,8 @@ from llama_index_instruct.vectors import stored_vectors
 
 INSTRUCTIONS = {
     "product": "Which product is the message about?",
+    "issue": "What went wrong?",
     "request": "What does the writer want to happen?",
-    "feeling": "How does the writer feel?",
 }
 SHOWN = 3
 PERPLEXITY = 15
@@ -49,7 +49,7 @@ def run_gstransform_demo(
     """
     console.print(
         f"\n[bold]Three instructions on the vectors already stored[/bold] (GSTransform): each is fitted on {len(tickets) // 2} "
-        "labelled messages and scored on the others; nothing is encoded again."
+        "labelled messages, sees the vectors of the others without labels, and is scored on those; nothing is encoded again."
     )
     if llm is None:
         console.print(
@@ -62,22 +62,23 @@ def run_gstransform_demo(
     others = [tickets[row] for row in order[len(tickets) // 2 :]]
     vectors = stored_vectors([by_ticket[ticket.id] for ticket in others], index.vector_store)
     table = Table(title="The other half of the messages, in percent", title_justify="left")
-    for column in ("instruction", "NMI before", "NMI after", "p@10 before", "p@10 after"):
+    for column in ("instruction", "told by the vectors", "NMI before", "NMI after", "p@10 before", "p@10 after"):
         table.add_column(column, justify="left" if column == "instruction" else "right")
     transforms: dict[str, GSTransform] = {}
     before: list[Panel] = []
     after: list[Panel] = []
     scores = []
     for facet, instruction in INSTRUCTIONS.items():
-        embed_model = index._embed_model
-        labels: LabelSource = MetadataLabels(facet) if llm is None else LLMLabels(llm, embed_model, show_progress=True)
+        source: LabelSource = (
+            MetadataLabels(facet) if llm is None else LLMLabels(llm, index._embed_model, show_progress=True)
+        )
+        labels, _ = source.label(taught, instruction)
         transforms[facet] = fit_gstransform(
-            taught,
+            nodes,
             instruction=instruction,
-            labels=labels,
-            embed_model=embed_model,
+            labels={node.node_id: label for node, label in zip(taught, labels, strict=True)},
+            embed_model=index._embed_model,
             vector_store=index.vector_store,
-            unlabelled=0,
         )
         moved = transforms[facet].transform(vectors)
         names = [ticket.facets[facet] for ticket in others]
@@ -92,7 +93,8 @@ def run_gstransform_demo(
             )
         ]
         scores.append(row)
-        table.add_row(instruction, *(f"{value:.1f}" for value in row))
+        told = 100.0 * (transforms[facet].explained or 0.0)
+        table.add_row(instruction, *(f"{value:.1f}" for value in (told, *row)))
         before.append(Panel(f"{instruction}\nstored vectors", _map(vectors), names))
         after.append(Panel("the same, transformed", _map(moved), names))
     console.print(table)

@@ -28,6 +28,9 @@ from llama_index_instruct.queries import checked_vector, with_embedding
 
 dispatcher = get_dispatcher(__name__)
 OnError = Literal["plain", "raise"]
+RANKED_BY_DISTANCE = {"Euclid", "Manhattan"}
+# Equal vectors get scores that differ by rounding, depending on their place in the block.
+TIE_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class DescribeStore:
 
 @dataclass(frozen=True)
 class Probe:
-    """Wanted: the fingerprint of the embedding model, or None without one."""
+    """Wanted: name and fingerprint of the embedding model that is about to be used; None if none is."""
+
+    query: QueryBundle
+    size: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def rerank_course(
         settings: Of the door.
     """
     start = time.perf_counter()
-    yield from _check(transform, settings)
+    yield from _check(query, transform, settings, searching=False)
     vector = _fitting_vector((yield Embed(query, transform.input_dimension)), transform)
     return (yield from _scored(list(hits), vector, transform, settings, start))
 
@@ -133,20 +139,27 @@ def search_course(query: QueryBundle, transform: GSTransform, settings: RankingS
         settings: Of the door.
     """
     start = time.perf_counter()
-    yield from _check(transform, settings)
+    yield from _check(query, transform, settings, searching=True)
     vector = _fitting_vector((yield Embed(query, transform.input_dimension)), transform)
     hits = yield Search(with_embedding(query, transform.search_vector(vector).tolist()))
     return (yield from _scored(hits, vector, transform, settings, start))
 
 
-def _check(transform: GSTransform, settings: RankingSettings) -> Generator[Step, Any, None]:
+def _check(
+    query: QueryBundle, transform: GSTransform, settings: RankingSettings, *, searching: bool
+) -> Generator[Step, Any, None]:
     """Check a transform against the store and the embedding model, once per door."""
     if id(transform) in settings.checked:
         return
     facts: StoreFacts = yield DescribeStore()
     transform.check_store(name=facts.name, dimension=facts.dimension, distance=facts.distance)
+    if searching and facts.distance in RANKED_BY_DISTANCE:
+        raise IncompatibleStoreError(
+            f"{facts.name} has distance {facts.distance}; a search vector ranks by dot product, so expected Cosine or Dot"
+        )
+    probe = None
     if transform.fingerprint is not None:
-        probe = yield Probe()
+        probe = yield Probe(query, transform.input_dimension)
         if probe is not None and not transform.matches(probe.vectors):
             message = (
                 f"transform was fitted on vectors of {transform.info.embed_model or 'another model'!r}, the embedding model is "
@@ -155,7 +168,7 @@ def _check(transform: GSTransform, settings: RankingSettings) -> Generator[Step,
             if not settings.allow_other_model:
                 raise IncompatibleStoreError(message)
             _warn(message)
-    if facts.known:
+    if facts.known and (transform.fingerprint is None or probe is not None):
         settings.checked.add(id(transform))
 
 
@@ -202,7 +215,7 @@ def _scored(
     dispatcher.event(
         GSTransformEvent(
             instruction=transform.info.instruction,
-            nodes=len(hits),
+            nodes=len(hits) - len(missing),
             missing=missing,
             ms=1000.0 * (time.perf_counter() - start),
         )
@@ -214,7 +227,7 @@ def _ranked(
     hits: Sequence[NodeWithScore], scores: npt.NDArray[np.float32], settings: RankingSettings
 ) -> list[NodeWithScore]:
     # A stable sort: what ties stays in the order it came in.
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-np.round(scores, TIE_DIGITS), kind="stable")
     if settings.top_n is not None:
         order = order[: settings.top_n]
     return [_rescored(hits[row], float(scores[row]), settings) for row in order]

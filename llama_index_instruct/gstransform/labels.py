@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
 FloatArray = npt.NDArray[np.float32]
+SUMMARY_CHARS = 200
+NAME_CHARS = 80
+# Tokens of a summary or a category's line, as asked for.
+LINE_TOKENS = 12
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class LabellingReport:
 
 @dataclass(frozen=True)
 class LabellingEstimate:
-    """What labelling will cost at most, before the first call; four characters count as a token.
+    """What labelling will cost, known before the first call; four characters count as a token.
 
     Attributes:
         calls: Questions, answers already paid for left out.
@@ -140,21 +144,27 @@ class LabellingEstimate:
 
 
 def estimate_labelling(
-    texts: Sequence[str], instruction: str, asker: Asker, settings: LabelSettings
+    texts: Sequence[str], instruction: str, asker: Asker, embed_model: BaseEmbedding, settings: LabelSettings
 ) -> LabellingEstimate:
-    """Return what ``label_with_llm`` will cost for these texts."""
+    """Return what ``label_with_llm`` will cost for these texts, second questions and retries left out."""
     summaries = _summary_questions(texts, instruction, settings)
-    todo = [question for question, known in zip(summaries, asker.known(summaries), strict=True) if known is None]
+    todo = _unknown(summaries, asker)
     clusters = _cluster_count(len(texts), settings)
-    line = 12  # tokens of a summary or of a category's line, as asked for
-    naming = clusters * (200 + 2 * settings.shown * line)
+    kept = _kept_taxonomy(texts, instruction, asker, embed_model, settings)
+    if kept is not None:
+        todo += _unknown(_class_questions(texts, instruction, kept.categories, settings), asker)
+        tokens = sum(question.tokens for question in todo)
+        return LabellingEstimate(len(todo), tokens, LINE_TOKENS * len(todo))
+    calls = len(todo) + clusters + len(texts)
+    naming = clusters * (200 + 2 * settings.shown * LINE_TOKENS)
     # The categories are not known yet: as many lines as clusters.
-    classifying = sum(question.tokens for question in summaries) + len(texts) * clusters * line // 2
-    return LabellingEstimate(
-        calls=len(todo) + clusters + len(texts),
-        prompt_tokens=sum(question.tokens for question in todo) + naming + classifying,
-        completion_tokens=line * (len(todo) + clusters + len(texts)),
-    )
+    classifying = sum(question.tokens for question in summaries) + len(texts) * clusters * LINE_TOKENS // 2
+    tokens = sum(question.tokens for question in todo) + naming + classifying
+    return LabellingEstimate(calls, tokens, LINE_TOKENS * calls)
+
+
+def _unknown(questions: Sequence[Question], asker: Asker) -> list[Question]:
+    return [question for question, known in zip(questions, asker.known(questions), strict=True) if known is None]
 
 
 def label_with_llm(
@@ -182,14 +192,14 @@ def label_with_llm(
         raise LabellingError(f"expected summaries of at least 4 texts, found {len(have)} of {len(texts)}")
     told = [summaries[row] or "" for row in have]
     vectors = _embed(embed_model, told)
-    key = _taxonomy_key(texts, instruction, asker, settings)
-    kept = asker.answers.get(key)
+    kept = _kept_taxonomy(texts, instruction, asker, embed_model, settings)
     naming = Usage()
     if kept is None:
         taxonomy, naming = _make_taxonomy(told, vectors, instruction, asker, embed_model, settings)
+        key = _taxonomy_key(texts, instruction, asker, embed_model, settings)
         asker.answers.put(key, json.dumps(asdict(taxonomy)))
     else:
-        taxonomy = _Taxonomy(**json.loads(kept))
+        taxonomy = kept
     categories = taxonomy.categories
     by_row = dict(zip(have, vectors, strict=True))
     outcome = _classify(texts, by_row, categories, instruction, asker, embed_model, settings)
@@ -227,11 +237,21 @@ class _Taxonomy:
     unnamed: int
 
 
-def _taxonomy_key(texts: Sequence[str], instruction: str, asker: Asker, settings: LabelSettings) -> str:
+def _taxonomy_key(
+    texts: Sequence[str], instruction: str, asker: Asker, embed_model: BaseEmbedding, settings: LabelSettings
+) -> str:
     # Kept as a whole: were it made anew when one more summary comes in on a second run, every text would be classified again.
     versions = (settings.summarise.version, settings.name_cluster.version)
-    numbers = (settings.clusters, settings.shown, settings.merge_above, settings.seed)
-    return answer_key(asker.llm.metadata.model_name, "taxonomy", [instruction, *versions, repr(numbers), *texts])
+    numbers = (settings.clusters, settings.shown, settings.merge_above, settings.max_chars, settings.seed)
+    fields = [instruction, embed_model.model_name, *versions, repr(numbers), *texts]
+    return answer_key(asker.llm.metadata.model_name, "taxonomy", fields)
+
+
+def _kept_taxonomy(
+    texts: Sequence[str], instruction: str, asker: Asker, embed_model: BaseEmbedding, settings: LabelSettings
+) -> _Taxonomy | None:
+    kept = asker.answers.get(_taxonomy_key(texts, instruction, asker, embed_model, settings))
+    return None if kept is None else _Taxonomy(**json.loads(kept))
 
 
 def _make_taxonomy(
@@ -265,12 +285,26 @@ def _summary_questions(texts: Sequence[str], instruction: str, settings: LabelSe
     ]
 
 
+def _class_questions(
+    texts: Sequence[str], instruction: str, categories: Sequence[str], settings: LabelSettings
+) -> list[Question]:
+    listed = "\n".join(categories)
+    return [
+        Question(
+            settings.classify,
+            {"instruction": instruction, "categories": listed, "text": quotable(text, settings.max_chars)},
+        )
+        for text in texts
+    ]
+
+
 def _summarise(
     texts: Sequence[str], instruction: str, asker: Asker, settings: LabelSettings
 ) -> tuple[list[str | None], Usage]:
     answers = asker.ask(_summary_questions(texts, instruction, settings), label="summarising")
     _stop_if_hopeless(answers)
-    return [parse_after(text, "Summary:") for text in answers.texts], answers.usage
+    # Summaries are shown to the LLM again: one line, of bounded length, without control tokens.
+    return [_short(parse_after(text, "Summary:"), SUMMARY_CHARS) for text in answers.texts], answers.usage
 
 
 def _name_clusters(
@@ -294,12 +328,11 @@ def _name_clusters(
         )
     answers = asker.ask(questions, label="naming clusters")
     _stop_if_hopeless(answers)
-    # A name is shown to the LLM again and again: one line, of bounded length.
-    return [_short(parse_after(text, "Category:")) for text in answers.texts], answers.usage
+    return [_short(parse_after(text, "Category:"), NAME_CHARS) for text in answers.texts], answers.usage
 
 
-def _short(name: str | None) -> str | None:
-    return quotable(name, 80).strip() or None if name else None
+def _short(words: str | None, max_chars: int) -> str | None:
+    return quotable(words, max_chars).strip() or None if words else None
 
 
 @dataclass(frozen=True)
@@ -320,11 +353,8 @@ def _classify(
     embed_model: BaseEmbedding,
     settings: LabelSettings,
 ) -> _Outcome:
-    listed = "\n".join(categories)
-    fields = [
-        {"instruction": instruction, "categories": listed, "text": quotable(text, settings.max_chars)} for text in texts
-    ]
-    answers = asker.ask([Question(settings.classify, given) for given in fields], label="classifying")
+    questions = _class_questions(texts, instruction, categories, settings)
+    answers = asker.ask(questions, label="classifying")
     _stop_if_hopeless(answers)
     said = [parse_after(text, "Classification:") for text in answers.texts]
     labels = [match_category(answer, categories) for answer in said]
@@ -332,15 +362,19 @@ def _classify(
     invalid = [row for row, text in enumerate(answers.texts) if text is not None and labels[row] is None]
     again = asker.ask(
         [
-            Question(settings.classify_again, {**fields[row], "answer": repr(quotable(said[row] or "", 80))})
+            Question(
+                settings.classify_again,
+                {**questions[row].fields, "answer": repr(quotable(said[row] or "", NAME_CHARS))},
+            )
             for row in invalid
         ],
         label="classifying again",
     )
+    _stop_if_hopeless(again, of=len(texts))
     for row, text in zip(invalid, again.texts, strict=True):
         labels[row] = match_category(parse_after(text, "Classification:"), categories)
     healed = sum(labels[row] is not None for row in invalid)
-    left = [row for row, label in enumerate(labels) if label is None and row in summary_vectors]
+    left = [row for row in invalid if labels[row] is None and row in summary_vectors]
     if left:
         nearness = np.stack([summary_vectors[row] for row in left]) @ _embed(embed_model, categories).T
         for row, best in zip(left, nearness.argmax(axis=1), strict=True):
@@ -348,7 +382,7 @@ def _classify(
     return _Outcome(labels, len(invalid), healed, len(left), answers.usage + again.usage)
 
 
-def _stop_if_hopeless(answers: Answers) -> None:
+def _stop_if_hopeless(answers: Answers, of: int = 0) -> None:
     """Raise where going on cannot help; the message holds neither texts nor keys."""
     errors = [error for error in answers.errors if error is not None]
     have = len(answers.texts) - len(errors)
@@ -362,7 +396,8 @@ def _stop_if_hopeless(answers: Answers) -> None:
                 f"budget: used up after {have} of {len(answers.texts)} answers of this step; with checkpoint=... a second run "
                 "goes on from here"
             ) from error
-    if errors and not have:
+    # Of a few second questions all may fail without harm.
+    if errors and not have and 2 * len(errors) >= of:
         raise LabellingError(
             f"none of {len(errors)} questions was answered ({type(errors[0]).__name__}); with checkpoint=... a second "
             "run goes on from the step before"

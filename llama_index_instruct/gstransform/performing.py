@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Performer:
         vector_store: Where the hits' vectors are stored.
         embed_model: Embeds the query; None = ``Settings.embed_model``, looked up when it is needed.
         encode_missing: Whether hits without a stored vector may be encoded again.
-        retriever: Searched by ``Search``.
+        search: Returns the retriever that ``Search`` asks.
     """
 
     def __init__(
@@ -42,22 +43,23 @@ class Performer:
         embed_model: BaseEmbedding | None,
         *,
         encode_missing: bool = False,
-        retriever: BaseRetriever | None = None,
+        search: Callable[[], BaseRetriever] | None = None,
     ) -> None:
         self.vector_store = vector_store
         self.embed_model = embed_model
         self.encode_missing = encode_missing
-        self.retriever = retriever
-        self._probed: ProbedModel | None = None
+        self.search = search
+        self._probed: tuple[BaseEmbedding, ProbedModel] | None = None
 
     def perform(self, step: Step) -> Any:
         """Return what a step asks for."""
         if isinstance(step, DescribeStore):
             return describe_store(self.vector_store)
         if isinstance(step, Probe):
-            if self.embed_model is not None and self._probed is None:
-                self._probed = ProbedModel(self.embed_model.model_name, fingerprint(self.embed_model))
-            return self._probed
+            model = self._used(step)
+            if model is not None and (self._probed is None or self._probed[0] is not model):
+                self._probed = model, ProbedModel(model.model_name, fingerprint(model))
+            return None if model is None or self._probed is None else self._probed[1]
         if isinstance(step, Embed):
             if _usable(step):
                 return step.query.embedding
@@ -71,9 +73,10 @@ class Performer:
         if isinstance(step, DescribeStore):
             return await adescribe_store(self.vector_store)
         if isinstance(step, Probe):
-            if self.embed_model is not None and self._probed is None:
-                self._probed = ProbedModel(self.embed_model.model_name, await afingerprint(self.embed_model))
-            return self._probed
+            model = self._used(step)
+            if model is not None and (self._probed is None or self._probed[0] is not model):
+                self._probed = model, ProbedModel(model.model_name, await afingerprint(model))
+            return None if model is None or self._probed is None else self._probed[1]
         if isinstance(step, Embed):
             if _usable(step):
                 return step.query.embedding
@@ -82,6 +85,10 @@ class Performer:
             return await self._searched().aretrieve(step.query)
         return await astored_vectors(step.nodes, self.vector_store, embed_model=self._encoder())
 
+    def _used(self, step: Probe) -> BaseEmbedding | None:
+        """Return the model given, or that of the settings if it is about to embed the query."""
+        return self.embed_model if self.embed_model is not None or _usable(step) else Settings.embed_model
+
     def _embedder(self) -> BaseEmbedding:
         return self.embed_model if self.embed_model is not None else Settings.embed_model
 
@@ -89,10 +96,10 @@ class Performer:
         return self._embedder() if self.encode_missing else None
 
     def _searched(self) -> BaseRetriever:
-        assert self.retriever is not None  # only the retriever's course searches
-        return self.retriever
+        assert self.search is not None  # only the retriever's course searches
+        return self.search()
 
 
-def _usable(step: Embed) -> bool:
+def _usable(step: Embed | Probe) -> bool:
     """Return whether the bundle's embedding is of the size of the stored vectors; others were made for other retrievers."""
     return step.query.embedding is not None and len(step.query.embedding) == step.size

@@ -131,6 +131,8 @@ def _label_source(
 ) -> LabelSource:
     if (llm is None) == (labels is None):
         raise ConfigurationError("expected llm=... or labels=..., and not both")
+    if label_settings is not None and clusters != LabelSettings().clusters:
+        raise ConfigurationError("clusters: is a part of label_settings; give LabelSettings(clusters=...) only")
     if labels is not None:
         return GivenLabels(labels) if isinstance(labels, Mapping) else labels
     assert llm is not None

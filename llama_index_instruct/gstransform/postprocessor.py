@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.gstransform.choice import Choose, TransformChoice, Transforms
 from llama_index_instruct.gstransform.course import OnError, Ranking, RankingSettings, rerank_course
 from llama_index_instruct.gstransform.performing import Performer
+from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.queries import as_bundle
 from llama_index_instruct.steps import arun_course, run_course
 
@@ -87,6 +89,8 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
             )
         if top_n is not None and top_n < 1:
             raise ConfigurationError(f"top_n: expected 1 or more, or None, found {top_n}")
+        if on_error not in ("plain", "raise"):
+            raise ConfigurationError(f"on_error: expected 'plain' or 'raise', found {on_error!r}")
         given: Transforms = transform if transform is not None else transform_path  # type: ignore[assignment]
         fields: dict[str, Any] = {
             "transform_path": transform_path if transform_path is not None else _path_of(given),
@@ -106,13 +110,22 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
         """Return the name under which LlamaIndex serialises it."""
         return "GSTransformPostprocessor"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # LlamaIndex's own would leave out, with a log line, whatever cannot be pickled, such as a store.
+        return BaseModel.__getstate__(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # LlamaIndex's own would call the constructor with the public fields only, and so lose the store and the model.
+        BaseModel.__setstate__(self, state)
+
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         if not nodes:
             return []
-        course, query = self._course(nodes, query_bundle)
-        self._started(nodes, query)
+        query, transform = self._chosen(query_bundle)
+        course = self._course(nodes, query, transform)
+        self._started(nodes, query, transform)
         with self.callback_manager.event(CBEventType.RERANKING, payload=self._payload(nodes, query)) as event:
             ranked = run_course(course, self._performer.perform)
             event.on_end(payload={EventPayload.NODES: ranked})
@@ -124,18 +137,22 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if not nodes:
             return []
-        course, query = self._course(nodes, query_bundle)
-        self._started(nodes, query)
+        query, transform = self._chosen(query_bundle)
+        course = self._course(nodes, query, transform)
+        self._started(nodes, query, transform)
         with self.callback_manager.event(CBEventType.RERANKING, payload=self._payload(nodes, query)) as event:
             ranked = await arun_course(course, self._performer.aperform)
             event.on_end(payload={EventPayload.NODES: ranked})
         dispatcher.event(ReRankEndEvent(nodes=ranked))
         return ranked
 
-    def _course(self, nodes: list[NodeWithScore], query: QueryBundle | None) -> tuple[Ranking, QueryBundle]:
+    def _chosen(self, query: QueryBundle | None) -> tuple[QueryBundle, GSTransform]:
         if query is None:
             raise ConfigurationError("query: expected one; call postprocess_nodes(nodes, query_str=...)")
         bundle = as_bundle(query)
+        return bundle, self._choice.pick(bundle)
+
+    def _course(self, nodes: list[NodeWithScore], query: QueryBundle, transform: GSTransform) -> Ranking:
         settings = RankingSettings(
             top_n=self.top_n,
             on_error=self.on_error,
@@ -143,15 +160,15 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
             keep_retrieval_score=self.keep_retrieval_score,
             checked=self._checked,
         )
-        return rerank_course(nodes, bundle, self._choice.pick(bundle), settings), bundle
+        return rerank_course(nodes, query, transform, settings)
 
-    def _started(self, nodes: list[NodeWithScore], query: QueryBundle) -> None:
+    def _started(self, nodes: list[NodeWithScore], query: QueryBundle, transform: GSTransform) -> None:
         dispatcher.event(
             ReRankStartEvent(
                 query=query,
                 nodes=nodes,
                 top_n=self.top_n or len(nodes),
-                model_name=self._choice.pick(query).info.embed_model,
+                model_name=transform.info.embed_model,
             )
         )
 
@@ -166,6 +183,6 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
 def _path_of(transform: Transforms) -> str | dict[str, str] | None:
     if isinstance(transform, (str, Path)):
         return str(transform)
-    if isinstance(transform, dict) and all(isinstance(path, (str, Path)) for path in transform.values()):
+    if isinstance(transform, Mapping) and all(isinstance(path, (str, Path)) for path in transform.values()):
         return {name: str(path) for name, path in transform.items()}
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -68,7 +69,7 @@ class GSTransformRetriever(BaseRetriever):
         inner = as_inner_retriever(retriever, index, usage="GSTransformRetriever(index, transform=...)")
         if similarity_top_k is not None and similarity_top_k < 1:
             raise ConfigurationError(f"similarity_top_k: expected 1 or more, or None, found {similarity_top_k}")
-        if not overfetch >= 1.0:
+        if not 1.0 <= overfetch < math.inf:
             raise ConfigurationError(f"overfetch: expected 1 or more, found {overfetch}")
         if on_error not in ("plain", "raise"):
             raise ConfigurationError(f"on_error: expected 'plain' or 'raise', found {on_error!r}")
@@ -85,14 +86,23 @@ class GSTransformRetriever(BaseRetriever):
             vector_store or getattr(inner, "_vector_store", None),
             embed_model or getattr(inner, "_embed_model", None),
             encode_missing=encode_missing,
-            retriever=self._wide(inner),
+            search=self._wide,
         )
 
     def using(self, name: str) -> GSTransformRetriever:
         """Return a retriever over the same collection that always takes the transform of that name."""
-        other = copy.copy(self)
-        other.choice = TransformChoice({name: self.choice.named(name)})
-        return other
+        return GSTransformRetriever(
+            self.retriever,
+            transform={name: self.choice.named(name)},
+            similarity_top_k=self.similarity_top_k,
+            overfetch=self.overfetch,
+            vector_store=self._performer.vector_store,
+            embed_model=self._performer.embed_model,
+            encode_missing=self._performer.encode_missing,
+            keep_retrieval_score=self.keep_retrieval_score,
+            on_error=self.on_error,
+            allow_other_model=self.allow_other_model,
+        )
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return run_course(self._course(query_bundle), self._performer.perform)
@@ -111,12 +121,13 @@ class GSTransformRetriever(BaseRetriever):
         )
         return search_course(bundle, self.choice.pick(bundle), settings)
 
-    def _wide(self, inner: BaseRetriever) -> BaseRetriever:
+    def _wide(self) -> BaseRetriever:
         """Return a copy of the inner retriever that fetches more hits; one without a top-k fetches what it fetches."""
+        inner = self.retriever
         if self.similarity_top_k is None or not hasattr(inner, "similarity_top_k"):
             return inner
         wide = copy.copy(inner)
-        wide.similarity_top_k = max(self.similarity_top_k, round(self.overfetch * self.similarity_top_k))
+        wide.similarity_top_k = max(self.similarity_top_k, math.ceil(self.overfetch * self.similarity_top_k))
         return wide
 
 

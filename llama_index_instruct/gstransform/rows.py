@@ -16,7 +16,7 @@ TINY = 1e-15
 
 def similarities(query: FloatArray, transformed: FloatArray) -> FloatArray:
     """Return the cosines of a unit query (h,) and transformed vectors (n, h); NaN for rows of NaN, 0 for zeros."""
-    norms = np.linalg.norm(transformed, axis=1)
+    norms = np.linalg.norm(transformed.astype(np.float64), axis=1)
     scores = transformed @ query
     np.divide(scores, norms, out=scores, where=norms > 0.0)
     return np.asarray(np.clip(scores, -1.0, 1.0), dtype=np.float32)

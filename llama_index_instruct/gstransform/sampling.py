@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, TextNode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from llama_index_instruct.errors import ConfigurationError, MissingVectorsError
-from llama_index_instruct.gstransform.stores import dense_vector, dense_vector_params
+from llama_index_instruct.gstransform.stores import dense_vector, dense_vector_name, describe_store
 from llama_index_instruct.vectors import stored_vectors
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def sample_nodes(
             "vector_store=..., or encode_missing=True with embed_model=...",
             missing,
         )
-    return Sample(picked[:size], vectors[:size], vectors[size:])
+    distance = describe_store(vector_store).distance or ""
+    return Sample(picked[:size], vectors[:size], vectors[size:], distance)
 
 
 def sample_collection(source: QdrantSource, size: int, unlabelled: int, *, seed: int) -> Sample:
@@ -114,8 +115,8 @@ def sample_collection(source: QdrantSource, size: int, unlabelled: int, *, seed:
     Raises:
         ConfigurationError: If the collection has no such vector, or no text under ``text_key``.
     """
-    params = _params(source)
-    with_vectors: Any = [source.vector_name] if source.vector_name else True
+    name, params = _dense(source)
+    with_vectors: Any = [name] if name else True
     picked = _pick(_ids(source), size + unlabelled, seed)
     nodes: list[BaseNode] = []
     labelled: list[Any] = []
@@ -127,7 +128,7 @@ def sample_collection(source: QdrantSource, size: int, unlabelled: int, *, seed:
         by_id = {point.id: point for point in points}
         for place, point_id in enumerate(page, start=start):
             point = by_id.get(point_id)
-            vector = None if point is None else dense_vector(point.vector, source.vector_name)
+            vector = None if point is None else dense_vector(point.vector, name)
             if point is None or vector is None:
                 continue
             if place >= size:
@@ -166,22 +167,23 @@ def _ids(source: QdrantSource) -> Iterator[Any]:
             return
 
 
-def _params(source: QdrantSource) -> Any:
+def _dense(source: QdrantSource) -> tuple[str, Any]:
+    """Return the true name and the parameters of the source's dense vector."""
     vectors = source.client.get_collection(source.collection).config.params.vectors
-    params = dense_vector_params(vectors, source.vector_name)
-    if params is None:
+    name = dense_vector_name(vectors, source.vector_name)
+    if name is None:
         names = ", ".join(map(repr, vectors)) if isinstance(vectors, dict) else "the unnamed one"
         raise ConfigurationError(
             f"collection {source.collection!r}: expected a dense vector {source.vector_name!r}, it has {names}; set vector_name"
         )
-    return params
+    return name, vectors[name] if isinstance(vectors, dict) else vectors
 
 
 def _node(point: Any, source: QdrantSource) -> BaseNode | None:
     payload = dict(point.payload or {})
     if "_node_content" in payload:
-        text = payload.get(source.text_key)
-        return metadata_dict_to_node(payload, text=text if isinstance(text, str) else None)
+        node = metadata_dict_to_node(payload)
+        return node if node.get_content(MetadataMode.NONE).strip() else None
     text = payload.pop(source.text_key, None)
     if not isinstance(text, str) or not text.strip():
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ class LLMLabels:
                 answers=answers,
                 show_progress=self.show_progress,
             )
-            estimate = estimate_labelling(texts, instruction, asker, self.settings)
+            estimate = estimate_labelling(texts, instruction, asker, self.embed_model, self.settings)
             self._announce(estimate)
             labels, report = label_with_llm(texts, instruction, asker, self.embed_model, self.settings)
         return list(labels), report
@@ -104,16 +105,18 @@ class LLMLabels:
         budget = self.budget
         if budget is None:
             return
-        wanted: list[tuple[str, float, float | None]] = [
-            ("calls", estimate.calls, budget.max_calls),
-            ("tokens", tokens, budget.max_tokens),
+        spent = budget.spent
+        wanted: list[tuple[str, float, float, float | None]] = [
+            ("calls", estimate.calls, spent.calls, budget.max_calls),
+            ("tokens", tokens, spent.tokens, budget.max_tokens),
         ]
         if budget.prices is not None:
-            wanted.append(("money", estimate.cost(budget.prices), budget.max_cost))
-        for what, needed, allowed in wanted:
+            wanted.append(("money", estimate.cost(budget.prices), budget.prices.cost(spent), budget.max_cost))
+        for what, needed, gone, limit in wanted:
+            allowed = None if limit is None else max(0.0, limit - gone)
             if allowed is not None and needed > allowed:
                 raise ConfigurationError(
-                    f"budget: labelling needs about {needed:g} {what}, the budget allows {allowed:g}; take a smaller sample, "
+                    f"budget: labelling needs about {needed:g} {what}, the budget has {allowed:g} left; take a smaller sample, "
                     "fewer clusters or a larger budget; nothing was asked yet"
                 )
 
@@ -173,6 +176,8 @@ class ClusterLabels:
 
 
 def _as_label(value: object) -> Label:
+    if isinstance(value, float) and math.isnan(value):
+        return None
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 

@@ -55,39 +55,40 @@ async def adescribe_store(vector_store: BasePydanticVectorStore | None) -> Store
     return _facts(store, described)
 
 
-def dense_vector_params(vectors: Any, name: str) -> Any:
-    """Return the parameters of one dense vector of a collection; None if there is no such vector.
+def dense_vector_name(vectors: Any, name: str) -> str | None:
+    """Return the name under which a collection has a dense vector; None if it has no such vector.
 
     Args:
-        vectors: ``config.params.vectors``: parameters, or a mapping from names to them.
-        name: Of the vector; "" = the unnamed one, or the only one.
+        vectors: ``config.params.vectors``: parameters of the unnamed vector, or a mapping from names to parameters.
+        name: As asked for; "" = the unnamed vector, or the only one.
     """
     if not isinstance(vectors, dict):
-        return vectors if not name else None
+        return "" if not name and vectors is not None else None
     if name in vectors:
-        return vectors[name]
-    return next(iter(vectors.values())) if not name and len(vectors) == 1 else None
+        return name
+    return str(next(iter(vectors))) if not name and len(vectors) == 1 else None
 
 
 def dense_vector(stored: Any, name: str) -> Any:
     """Return one dense vector of a retrieved or scrolled point; None if it has none.
 
     Args:
-        stored: ``point.vector``: a list of numbers, or a mapping from names to such lists.
-        name: Of the vector; "" = the unnamed one, or the only one.
+        stored: ``point.vector``: a list of numbers, or a mapping from names to vectors, sparse ones among them.
+        name: Its true name, see ``dense_vector_name``.
     """
-    if not isinstance(stored, dict):
-        return stored
-    return stored.get(name) if name or "" in stored else next(iter(stored.values()), None)
+    return stored.get(name) if isinstance(stored, dict) else stored
 
 
 def _facts(store: Any, described: Any) -> StoreFacts:
     # The store learns the name of its dense vector when it first sees the collection, so it is read at call time.
     vectors = described.config.params.vectors
-    params = dense_vector_params(vectors, store.dense_vector_name) or dense_vector_params(vectors, "")
+    name = dense_vector_name(vectors, store.dense_vector_name)
+    if name is None:
+        name = dense_vector_name(vectors, "")
     label = f"collection {store.collection_name!r}"
-    if params is None:
+    if name is None:
         return StoreFacts(label)
+    params = vectors[name] if isinstance(vectors, dict) else vectors
     return StoreFacts(label, dimension=params.size, distance=params.distance.value)
 
 

@@ -10,7 +10,7 @@ from tenacity.wait import wait_exponential
 
 from llama_index_instruct.errors import CollectionError, ConfigurationError
 from llama_index_instruct.gstransform.progress import BEGUN, PartState, read_states, write_state
-from llama_index_instruct.gstransform.stores import dense_vector_params
+from llama_index_instruct.gstransform.stores import dense_vector_name
 from llama_index_instruct.gstransform.transform import GSTransform
 
 if TYPE_CHECKING:
@@ -97,20 +97,20 @@ def prepare_target(
         raise CollectionError(f"collection {source!r}: expected it to exist, found nothing of that name")
     if source == target and not target_vector:
         raise ConfigurationError(f"target: {target!r} is the source; give a new collection, or a new target_vector")
-    params = client.get_collection(source).config.params.vectors
+    params: Any = client.get_collection(source).config.params.vectors
     if source == target and isinstance(params, dict):
         # On a second run the new vector is there too, and the old one is no longer the only one.
         params = {name: config for name, config in params.items() if name != target_vector}
-    source_params = dense_vector_params(params, vector_name)
-    if source_params is None:
+    resolved = dense_vector_name(params, vector_name)
+    if resolved is None:
         names = ", ".join(map(repr, params)) if isinstance(params, dict) else "the unnamed one"
         raise ConfigurationError(
             f"collection {source!r}: expected a vector {vector_name!r}, it has {names}; set vector_name"
         )
+    source_params: Any = params[resolved] if isinstance(params, dict) else params
     transform.check_store(
         name=f"collection {source!r}", dimension=source_params.size, distance=source_params.distance.value
     )
-    resolved = vector_name or ("" if not isinstance(params, dict) or "" in params else next(iter(params)))
     goal = Target(source, resolved, target, target_vector, _is_in_process(client))
     _refuse_foreign(client, goal, transform, resume=resume)
     _create(client, goal, transform)

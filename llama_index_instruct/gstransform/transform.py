@@ -156,6 +156,16 @@ class GSTransform:
         """Return whether the map is one matrix and a bias, so that it can search."""
         return len(self.layers) == 1
 
+    @property
+    def explained(self) -> float | None:
+        """Return how much of the labels the vectors tell, from 0 to 1, each labelled text foretold from the others.
+
+        Near 0 the embedding model does not see what the instruction asks for, and no map of its vectors can help. Known after
+        ``method="ridge"`` only.
+        """
+        error = self.info.losses.get("leave_one_out_error")
+        return None if error is None else max(0.0, 1.0 - float(error))
+
     def transform(self, vectors: npt.ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
         """Return the transformed vectors, shape (n, h), float32.
 

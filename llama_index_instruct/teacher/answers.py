@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,13 +38,11 @@ class AnswerFile:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = 0
         if path.exists():
             payload = path.read_bytes()
-            for line in payload.splitlines(keepends=True):
-                if not line.endswith(b"\n") or not self._read(line):
-                    break
-                whole += len(line)
+            whole = payload.rfind(b"\n") + 1
+            for line in payload[:whole].split(b"\n"):
+                self._read(line)
             if whole < len(payload):
                 os.truncate(path, whole)
         self._file = path.open("ab")
@@ -82,10 +81,8 @@ class AnswerFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, line: bytes) -> bool:
-        try:
+    def _read(self, line: bytes) -> None:
+        # A damaged line costs its own answer and no other.
+        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
             row = json.loads(line)
             self._answers[str(row["key"])] = str(row["answer"])
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-            return False
-        return True

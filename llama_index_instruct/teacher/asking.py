@@ -16,18 +16,26 @@ from tenacity.nap import sleep_using_event
 from llama_index_instruct.errors import ConfigurationError, TeacherError
 from llama_index_instruct.teacher.answers import AnswerFile, answer_key
 from llama_index_instruct.teacher.attempts import Attempts, may_heal, retry_policy
-from llama_index_instruct.teacher.calls import BudgetSpentError, NotStartedError, Result, Slots, run_calls
+from llama_index_instruct.teacher.calls import (
+    BudgetSpentError,
+    NotStartedError,
+    Result,
+    Slots,
+    is_configuration_failure,
+    run_calls,
+)
 from llama_index_instruct.teacher.prompts import Prompt
 from llama_index_instruct.teacher.usage import Budget, Usage, usage_of_response
 
 CHARACTERS_PER_TOKEN = 4
 # More failures than this are an outage, worth waiting for its end.
 OUTAGE_SHARE = 0.02
-# Once others were answered, these say that something about one text was refused, such as by a content filter.
+# After so many of these without a single answer the request itself is wrong, and not a text, as for a content filter.
+REFUSALS_IN_A_ROW = 3
 ABOUT_ONE_TEXT = frozenset({400, 413, 422})
 
 
-class _Refused(TeacherError):
+class QuestionRefusedError(TeacherError):
     """The provider refused this one question; asking again cannot help."""
 
 
@@ -107,6 +115,9 @@ class Asker:
         self.answers = answers if answers is not None else AnswerFile(None)
         self.show_progress = show_progress
         self._slots = Slots(workers)
+        self._answered = False
+        self._refused = 0
+        self._lock = threading.Lock()
 
     def known(self, questions: Sequence[Question]) -> list[str | None]:
         """Return the answers kept from before, None for the rest."""
@@ -128,9 +139,12 @@ class Asker:
         failed, usage = self._run(first, label)
         usage += Usage(cached=before)
         for pause in _pauses(self.patience):
-            healing = [key for key, error in failed.items() if may_heal(error) and not isinstance(error, _Refused)]
+            healing = [
+                key for key, error in failed.items() if may_heal(error) and not isinstance(error, QuestionRefusedError)
+            ]
+            final = any(isinstance(e, BudgetSpentError) or is_configuration_failure(e) for e in failed.values())
             # A few that never succeed are no outage.
-            if len(healing) <= OUTAGE_SHARE * len(first):
+            if final or len(healing) <= OUTAGE_SHARE * len(first):
                 break
             time.sleep(pause)
             again, used = self._run({key: first[key] for key in healing}, label)
@@ -171,9 +185,10 @@ class Asker:
                 with attempt:
                     text, usage = self._request(question, attempts)
         except Exception as error:
-            if getattr(error, "status_code", None) in ABOUT_ONE_TEXT and len(self.answers):
-                raise _Refused(type(error).__name__) from error
+            if getattr(error, "status_code", None) in ABOUT_ONE_TEXT and self._is_about_one_text():
+                raise QuestionRefusedError(f"the provider refused one text ({type(error).__name__})") from error
             raise
+        self._answered = True
         self.answers.put(key, text)
         return usage
 
@@ -194,6 +209,12 @@ class Asker:
         usage = usage_of_response(response)
         self.budget.charge(usage if not usage.unmetered else _guessed(question, text))
         return text, usage
+
+    def _is_about_one_text(self) -> bool:
+        """Return whether a refusal is to be blamed on the text: others were answered, or it is among the first refusals."""
+        with self._lock:
+            self._refused += 1
+            return self._answered or self._refused < REFUSALS_IN_A_ROW
 
     def _key(self, question: Question) -> str:
         return answer_key(

@@ -13,7 +13,7 @@ _VERDICT = re.compile(r"(?:answer|verdict|judge?ment)\W*(?:is)?\W*(yes|no)\W*\Z"
 _TOKEN_EDGE = " \t\n\r▁Ġ\"'`*.,:;!()[]"
 _LINE_EDGE = " \t\r\n\"'`*_.,;:-\u2013\u2022\u201c\u201d\u2018\u2019[]()<>"
 _REFUSAL = re.compile(
-    r"\W*(?:i['\u2019]?m (?:very |so )?sorry|sorry\b|as an ai\b"
+    r"\W*(?:unfortunately\W+)?(?:i['\u2019]?m (?:very |so )?sorry|sorry\b|as an ai\b"
     r"|i (?:can(?:no|['\u2019])t|am unable|am not able|won['\u2019]t|will not))",
     re.IGNORECASE,
 )
@@ -91,10 +91,11 @@ def parse_after(reply: str | None, marker: str) -> str | None:
         True
     """
     text = _THOUGHT.sub(" ", reply or "").strip()
-    place = text.casefold().rfind(marker.casefold())
-    # Case folding may change the length of some letters: only trust the place if the marker really stands there.
-    if place >= 0 and text[place : place + len(marker)].casefold() == marker.casefold():
-        text = text[place + len(marker) :].strip()
+    word = re.escape(marker.rstrip(":"))
+    # Models write "**Summary**: x" and "Summary : x" too; the last one counts, thoughts come before.
+    found = list(re.finditer(rf"\b{word}[\s*_`]*:", text, re.IGNORECASE))
+    if found:
+        text = text[found[-1].end() :].strip(" \t\r\n*_`")
         text = text.splitlines()[0] if text else ""
     elif len(text.splitlines()) > 1 or _REFUSAL.match(text):
         return None
@@ -131,4 +132,4 @@ def match_category(answer: str | None, categories: Iterable[str]) -> str | None:
     if folded in by_fold:
         return by_fold[folded]
     # "2. late delivery" or "- late delivery"
-    return by_fold.get(_NUMBERING.sub("", folded))
+    return by_fold.get(fold(_NUMBERING.sub("", folded)))

@@ -214,7 +214,8 @@ async def test_an_llm_that_refuses_logprobs_is_asked_without():
         said = getattr(judge, kind)("q", nodes(PASSAGES))
         said = await said if hasattr(said, "__await__") else said
         np.testing.assert_array_equal(said.relevance, np.ones(12))
-        assert said.trouble is None and said.usage.calls == 24
+        # Calls already under way when the first is refused are refused too.
+        assert said.trouble is None and 13 <= said.usage.calls <= 24
 
 
 def test_failed_calls_are_paid_for_too():
