@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llama_index_instruct.gstransform.embedding import TransformedEmbedding
     from llama_index_instruct.gstransform.fisher import FisherSettings
     from llama_index_instruct.gstransform.info import TransformInfo
-    from llama_index_instruct.gstransform.labels import LabellingReport, LabelSettings
+    from llama_index_instruct.gstransform.labelling import LabellingReport, LabelSettings
     from llama_index_instruct.gstransform.pipeline import fit_gstransform
     from llama_index_instruct.gstransform.postprocessor import GSTransformPostprocessor
     from llama_index_instruct.gstransform.retriever import GSTransformRetriever
@@ -69,10 +69,10 @@ _HOMES = {
     "JudgementTimeout": "errors",
     "Judgements": "teacher.judge",
     "LLMLabels": "gstransform.sources",
-    "LabelSettings": "gstransform.labels",
+    "LabelSettings": "gstransform.labelling",
     "LabelSource": "gstransform.sources",
     "LabellingError": "errors",
-    "LabellingReport": "gstransform.labels",
+    "LabellingReport": "gstransform.labelling",
     "MetadataLabels": "gstransform.sources",
     "MissingExtraError": "errors",
     "MissingVectorsError": "errors",

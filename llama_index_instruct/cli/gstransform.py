@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.llms.llm import LLM
 
-    from llama_index_instruct.gstransform.labels import LabellingEstimate
+    from llama_index_instruct.gstransform.labelling import LabellingEstimate
     from llama_index_instruct.gstransform.sources import LabelSource
     from llama_index_instruct.teacher.usage import Budget
 
@@ -162,7 +162,7 @@ def _labels(
     clusters: int,
     workers: int,
 ) -> LabelSource:
-    from llama_index_instruct.gstransform.labels import LabelSettings
+    from llama_index_instruct.gstransform.labelling import LabelSettings
     from llama_index_instruct.gstransform.sources import ClusterLabels, LLMLabels, MetadataLabels
     from llama_index_instruct.models import load_embed_model
 

@@ -62,8 +62,8 @@ def classes_of(labels: Sequence[Label] | npt.NDArray[np.generic], names: Sequenc
         >>> classes_of(["b", None, "a"]).membership.tolist()
         [[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
     """
-    if isinstance(labels, np.ndarray) and labels.ndim == 2:
-        return _at_least_two(_soft(labels, names))
+    if _is_soft(labels):
+        return _at_least_two(_soft(np.asarray(labels, dtype=np.float64), names))
     if names is not None:
         raise ConfigurationError(
             "label_names: only soft labels of shape (n, C) take names; hard labels are names themselves"
@@ -78,8 +78,14 @@ def classes_of(labels: Sequence[Label] | npt.NDArray[np.generic], names: Sequenc
     return _at_least_two(Classes(tuple(known), membership))
 
 
+def _is_soft(labels: Sequence[Label] | npt.NDArray[np.generic]) -> bool:
+    if isinstance(labels, np.ndarray):
+        return labels.ndim == 2
+    return len(labels) > 0 and isinstance(labels[0], (list, tuple, np.ndarray))
+
+
 def _absent(label: object) -> bool:
-    return label is None or (isinstance(label, float) and bool(np.isnan(label)))
+    return label is None or (isinstance(label, (float, np.floating)) and bool(np.isnan(label)))
 
 
 def _soft(labels: npt.NDArray[np.generic], names: Sequence[str] | None) -> Classes:

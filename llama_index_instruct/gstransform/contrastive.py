@@ -112,7 +112,8 @@ def fit_contrastive(
     labels = torch.tensor(codes)
     size = points.shape[1]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed the accelerators too, and nothing would put them back.
+        torch.default_generator.manual_seed(seed)
         encoder = _encoder(size, settings, two_layers)
         decoder = torch.nn.Linear(settings.dimension, size)
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=settings.learning_rate)
@@ -145,6 +146,8 @@ def fit_contrastive(
             best, best_epoch, best_loss = copy.deepcopy(encoder.state_dict()), epoch, validating[-1]
         elif epoch - best_epoch >= settings.patience:
             break
+    if best_epoch < 0:
+        raise ConfigurationError("contrastive: training diverged, no validation loss was finite; lower learning_rate")
     encoder.load_state_dict(best)
     layers = tuple(_as_layer(part) for part in encoder if isinstance(part, torch.nn.Linear))
     return ContrastiveFit(layers, tuple(training), tuple(validating), best_epoch)

@@ -21,7 +21,6 @@ from llama_index_instruct.errors import (
     InstructWarning,
     MissingVectorsError,
 )
-from llama_index_instruct.gstransform.rows import similarities
 from llama_index_instruct.gstransform.stores import StoreFacts
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.queries import checked_vector, with_embedding
@@ -209,7 +208,7 @@ def _scored(
         return hits[: settings.top_n]
     if missing:
         _warn(f"{len(missing)} of {len(hits)} hits have no usable stored vector and go last, first {missing[0]}")
-    scores = similarities(query, transform.transform(vectors[usable]))
+    scores = transform.similarity_to(query, vectors[usable])
     ranked = _ranked([hit for hit, ok in zip(hits, usable, strict=True) if ok], scores, settings)
     ranked += [_rescored(hit, None, settings) for hit, ok in zip(hits, usable, strict=True) if not ok]
     dispatcher.event(

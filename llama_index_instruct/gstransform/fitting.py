@@ -69,7 +69,7 @@ def fit_map(
         ConfigurationError: If method and settings do not go together.
         DimensionMismatchError: If vectors and labels differ in number.
     """
-    _check(vectors, classes, method, settings)
+    _check(vectors, classes, method, settings, output_dimension)
     scale = 1.0
     losses: dict[str, Any] = {}
     if method == "ridge":
@@ -101,13 +101,23 @@ def fit_map(
     return FittedMap(layers, fit_search_matrix(some, scale * some @ weight.T + bias), scale, losses)
 
 
-def _check(vectors: FloatArray, classes: Classes, method: str, settings: Settings | None) -> None:
+def _check(
+    vectors: FloatArray, classes: Classes, method: str, settings: Settings | None, output_dimension: int | None
+) -> None:
     if method not in get_args(Method):
         raise ConfigurationError(f"method: expected one of {', '.join(get_args(Method))}, found {method!r}")
     if settings is not None and not isinstance(settings, SETTINGS_OF[method]):
         raise ConfigurationError(
             f"settings: expected {SETTINGS_OF[method].__name__} for method {method!r}, found {type(settings).__name__}"
         )
+    if output_dimension is not None and output_dimension < 1:
+        raise ConfigurationError(f"output_dimension: expected 1 or more, found {output_dimension}")
+    if output_dimension is not None and method == "contrastive-mlp":
+        raise ConfigurationError(
+            "output_dimension: expected a linear method; set ContrastiveSettings.dimension instead"
+        )
+    if classes.labelled.sum() < 2:
+        raise ConfigurationError(f"labels: expected two labelled rows or more, found {int(classes.labelled.sum())}")
     if len(vectors) != len(classes.membership):
         raise DimensionMismatchError(
             f"labels: expected {len(vectors)}, one per vector, found {len(classes.membership)}"
@@ -122,17 +132,18 @@ def _check(vectors: FloatArray, classes: Classes, method: str, settings: Setting
 def _compressed(layers: tuple[Layer, ...], inputs: FloatArray, size: int) -> tuple[Layer, ...]:
     """Rotate the output so that its first directions carry most, and keep ``size`` of them.
 
-    As the map is applied to d inputs, no more than d directions carry anything: up to there cosines do not change at all.
+    Outputs span no more directions than the columns of weight and bias: with as many of them no cosine changes at all.
     """
-    if size < 1:
-        raise ConfigurationError(f"output_dimension: expected 1 or more, found {size}")
-    if len(layers) > 1:
-        raise ConfigurationError(
-            "output_dimension: expected a linear method; set ContrastiveSettings.dimension instead"
-        )
     weight, bias = layers[0]
-    outputs = inputs @ weight.T + bias
-    # Second moment about zero, not covariance: zero is where cosines are taken from.
-    _, basis = np.linalg.eigh(outputs.T @ outputs)
-    kept = np.ascontiguousarray(basis[:, ::-1][:, :size].T)
+    columns = np.column_stack([weight, bias])
+    spanned, strengths, _ = np.linalg.svd(columns, full_matrices=False)
+    spanned = spanned[:, strengths > 1e-10 * strengths[0]]
+    if spanned.shape[1] > size:
+        # Second moment about zero, not covariance: zero is where cosines are taken from. Directions in which a small sample
+        # does not vary at all are told apart by the map itself.
+        outputs = (inputs @ weight.T + bias) @ spanned
+        moment, of_map = outputs.T @ outputs, spanned.T @ columns @ columns.T @ spanned
+        moment += 1e-6 * np.trace(moment) / np.trace(of_map) * of_map
+        spanned = spanned @ np.linalg.eigh(moment)[1][:, ::-1][:, :size]
+    kept = np.ascontiguousarray(spanned.T)
     return ((kept @ weight, kept @ bias),)

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
+from llama_index_instruct.gstransform.rows import unit_rows
+
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 
@@ -23,12 +25,12 @@ def propagate(labelled: FloatArray, membership: FloatArray, unlabelled: FloatArr
     labelled. Solved on a subset of regressors (Rasmussen and Williams, Gaussian Processes for Machine Learning, section 8.3.1).
 
     Args:
-        labelled: Shape (n, d), unit norm or nearly so.
+        labelled: Shape (n, d); brought to unit length here.
         membership: Shape (n, C), rows sum to 1.
         unlabelled: Shape (m, d).
     """
     # float32 halves the time of the products; the ridge keeps the system well conditioned.
-    points = labelled.astype(np.float32)
+    points = unit_rows(labelled).astype(np.float32)
     landmarks = points[np.linspace(0, len(points) - 1, min(len(points), LANDMARKS)).astype(np.intp)]
     prior = membership.mean(axis=0)
     features = _kernel(points, landmarks)
@@ -38,7 +40,7 @@ def propagate(labelled: FloatArray, membership: FloatArray, unlabelled: FloatArr
     dual = cho_solve(cho_factor(system), features.T @ (membership - prior).astype(np.float32))
     guesses = np.zeros((len(unlabelled), membership.shape[1]))
     for start in range(0, len(unlabelled), BLOCK):
-        scores = _kernel(unlabelled[start : start + BLOCK].astype(np.float32), landmarks) @ dual + prior
+        scores = _kernel(unit_rows(unlabelled[start : start + BLOCK]).astype(np.float32), landmarks) @ dual + prior
         guesses[np.arange(start, start + len(scores)), scores.argmax(axis=1)] = 1.0
     return guesses
 

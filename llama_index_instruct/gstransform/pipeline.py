@@ -14,7 +14,7 @@ from llama_index_instruct.errors import ConfigurationError, IncompatibleStoreErr
 from llama_index_instruct.gstransform.classes import Label
 from llama_index_instruct.gstransform.fingerprint import fingerprint
 from llama_index_instruct.gstransform.fitting import Method, Settings
-from llama_index_instruct.gstransform.labels import LabellingReport, LabelSettings
+from llama_index_instruct.gstransform.labelling import LabellingReport, LabelSettings
 from llama_index_instruct.gstransform.sampling import QdrantSource, Sample, sample_collection, sample_nodes
 from llama_index_instruct.gstransform.sources import GivenLabels, LabelSource, LLMLabels
 from llama_index_instruct.gstransform.transform import GSTransform

@@ -106,7 +106,7 @@ class _Problem:
 
     Attributes:
         centred: Shape (n, d).
-        weights: Shape (n,), mean 1.
+        weights: Shape (n,); a labelled row weighs 1 on average.
         targets: Shape (n, C): membership over the root of weighted class frequency, centred.
         variances: Eigenvalues of the weighted scatter, shape (d,).
         basis: Its eigenvectors as columns, shape (d, d).
@@ -120,13 +120,14 @@ class _Problem:
 
     @classmethod
     def of(cls, vectors: FloatArray, classes: Classes, trust: FloatArray, settings: RidgeSettings) -> _Problem:
-        frequency = classes.counts / len(vectors)
+        total = trust.sum()
+        frequency = trust @ classes.membership / total
         weights = trust * (classes.membership @ frequency**-settings.balance)
-        weights *= len(vectors) / weights.sum()
-        centred = vectors - weights @ vectors / len(vectors)
+        weights *= total / weights.sum()
+        centred = vectors - weights @ vectors / total
         # Dividing by the root of the (weighted) frequency makes rare classes as far apart as common ones.
-        targets = classes.membership / np.sqrt(weights @ classes.membership / len(vectors))
-        targets = targets - weights @ targets / len(vectors)
+        targets = classes.membership / np.sqrt(weights @ classes.membership / total)
+        targets = targets - weights @ targets / total
         variances, basis = np.linalg.eigh((centred * weights[:, None]).T @ centred)
         return cls(centred, weights, targets, np.maximum(variances, 0.0), basis)
 
@@ -145,7 +146,7 @@ class _Problem:
 
     def scaled(self, weight: FloatArray) -> FloatArray:
         """Return a map scaled so that its (weighted) outputs have mean square norm 1."""
-        size = float(np.sqrt((((weight @ self.basis) ** 2) @ self.variances).sum() / len(self.weights)))
+        size = float(np.sqrt((((weight @ self.basis) ** 2) @ self.variances).sum() / self.weights.sum()))
         return weight / size if size > 0.0 else weight
 
     def leave_one_out_error(self, penalties: Sequence[float]) -> list[float]:
@@ -162,7 +163,7 @@ class _Problem:
         errors = []
         for penalty in penalties:
             shrink = 1.0 / (self.variances + penalty)
-            leverage = squares @ shrink + self.weights / len(self.weights)
+            leverage = squares @ shrink + self.weights / self.weights.sum()
             residual = targets - scores @ (loadings * shrink[:, None])
             left_out = residual / np.maximum(1.0 - leverage, 1e-6)[:, None]
             errors.append(float((left_out**2).sum()) / total)

@@ -17,8 +17,9 @@ TINY = 1e-15
 def similarities(query: FloatArray, transformed: FloatArray) -> FloatArray:
     """Return the cosines of a unit query (h,) and transformed vectors (n, h); NaN for rows of NaN, 0 for zeros."""
     norms = np.linalg.norm(transformed.astype(np.float64), axis=1)
-    scores = transformed @ query
-    np.divide(scores, norms, out=scores, where=norms > 0.0)
+    with np.errstate(invalid="ignore"):  # rows that are not finite score NaN
+        scores = transformed @ query
+        np.divide(scores, norms, out=scores, where=norms > 0.0)
     return np.asarray(np.clip(scores, -1.0, 1.0), dtype=np.float32)
 
 
@@ -32,12 +33,17 @@ def unit_rows(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
             rows = rows / np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)[:, None]
         norms = np.linalg.norm(rows, axis=1)
     norms = np.where(norms > 0.0, norms, 1.0).astype(rows.dtype)
-    return np.asarray(rows / norms[:, None])
+    with np.errstate(invalid="ignore"):  # infinite rows become NaN
+        return np.asarray(rows / norms[:, None])
 
 
-def as_rows(values: npt.ArrayLike, name: str) -> FloatArray:
-    """Return values as float32 of shape (n, d), neither of them 0; the name is for the message."""
-    rows = np.asarray(values, dtype=np.float32)
+def as_rows(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    """Return values as float32 or float64 of shape (n, d), neither of them 0; the name is for the message."""
+    try:
+        rows = np.asarray(values)
+        rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise DimensionMismatchError(f"{name}: expected numbers of shape (n, d), found {error}") from error
     if rows.ndim != 2 or 0 in rows.shape:
         raise DimensionMismatchError(f"{name}: expected shape (n, d) with n and d of 1 or more, found {rows.shape}")
     return rows

@@ -27,5 +27,6 @@ def fit_search_matrix(vectors: FloatArray, transformed: FloatArray) -> FloatArra
     unit = np.divide(transformed, norms, out=np.zeros_like(transformed), where=norms > 0)
     centred = vectors - vectors.mean(axis=0)
     gram = centred.T @ centred
-    gram[np.diag_indices(len(gram))] += PENALTY
+    # Relative, too: where lengths mean something, the penalty may vanish beside them.
+    gram[np.diag_indices(len(gram))] += PENALTY + 1e-10 * np.trace(gram) / len(gram)
     return np.asarray(np.linalg.solve(gram, centred.T @ (unit - unit.mean(axis=0))))

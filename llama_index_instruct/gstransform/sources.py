@@ -16,13 +16,8 @@ from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index_instruct.errors import ConfigurationError, LabellingError
 from llama_index_instruct.gstransform.classes import Label
 from llama_index_instruct.gstransform.clusters import cluster
-from llama_index_instruct.gstransform.labels import (
-    LabellingEstimate,
-    LabellingReport,
-    LabelSettings,
-    estimate_labelling,
-    label_with_llm,
-)
+from llama_index_instruct.gstransform.labelling import LabellingEstimate, LabellingReport, LabelSettings
+from llama_index_instruct.gstransform.labels import estimate_labelling, label_with_llm
 from llama_index_instruct.teacher.answers import AnswerFile
 from llama_index_instruct.teacher.asking import Asker
 from llama_index_instruct.teacher.usage import Budget

@@ -25,6 +25,9 @@ FORMAT_VERSION = 1
 UNFINISHED = ".unfinished"
 COMMITTED = ".committed"
 
+# Both files are read again if they do not match: a save may have come between.
+READS = 3
+
 Tensors = dict[str, npt.NDArray[np.float32]]
 
 
@@ -40,18 +43,23 @@ def write_transform(
     """
     # safetensors writes other numbers, without an error, for arrays that are not C-contiguous.
     exact = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+    if any(not np.isfinite(array).all() for array in exact.values()):
+        raise TransformFileError(f"{folder}: expected finite weights, found NaN or infinity; nothing was saved")
     payload = save(exact)
     back = load(payload)
     if any(not np.array_equal(back[name], array) for name, array in exact.items()):
         raise TransformFileError(f"{folder}: what safetensors wrote does not read back; nothing was saved")
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": hashlib.sha256(payload).hexdigest()}
-    text = json.dumps({**head, **config}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        text = _as_json({**head, **config})
+        folder.mkdir(parents=True, exist_ok=True)
+    except (TypeError, ValueError, FileExistsError) as error:
+        raise TransformFileError(f"{folder}: cannot be saved ({error}); nothing was saved") from error
     _finish(folder)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     (folder / UNFINISHED).mkdir()
     _write_through(folder / UNFINISHED / TENSORS, payload)
-    _write_through(folder / UNFINISHED / CONFIG, text.encode())
+    _write_through(folder / UNFINISHED / CONFIG, text)
     (folder / UNFINISHED).rename(folder / COMMITTED)
     _sync(folder)
     _finish(folder)
@@ -67,17 +75,24 @@ def read_transform(folder: Path) -> tuple[dict[str, Any], Tensors]:
         raise TransformFileError(
             f"{folder}: expected a folder with {CONFIG} and {TENSORS}, found a file; pickles and bare weights are never read"
         )
-    config_path, tensor_path = _current(folder, CONFIG), _current(folder, TENSORS)
-    config = _read_config(config_path)
-    payload = _read(tensor_path)
-    if hashlib.sha256(payload).hexdigest() != config.get("sha256"):
+    for attempt in range(READS):
+        try:
+            tensor_path = _current(folder, TENSORS)
+            config, payload = _read_config(_current(folder, CONFIG)), _read(tensor_path)
+        except TransformFileError:
+            if attempt == READS - 1:
+                raise
+            continue
+        if hashlib.sha256(payload).hexdigest() == config.get("sha256"):
+            break
+    else:
         raise TransformFileError(
             f"{tensor_path}: the contents do not match the checksum in {CONFIG}: the file is damaged or belongs to another "
             "transform; fit or copy it again"
         )
     try:
         tensors = load(payload)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise TransformFileError(f"{tensor_path}: not a safetensors file ({error})") from error
     for name, array in tensors.items():
         if array.dtype != np.float32:
@@ -87,10 +102,18 @@ def read_transform(folder: Path) -> tuple[dict[str, Any], Tensors]:
     return config, tensors
 
 
+def _as_json(config: Mapping[str, Any]) -> bytes:
+    text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair in an instruction or a label
+        return (json.dumps(config, indent=1, allow_nan=False) + "\n").encode()
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(_read(path).decode())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise TransformFileError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise TransformFileError(f"{path}: not the config of a GSTransform (expected format {FORMAT!r})")

@@ -20,7 +20,7 @@ from llama_index_instruct.errors import (
 from llama_index_instruct.gstransform.classes import Label, classes_of
 from llama_index_instruct.gstransform.fingerprint import agrees
 from llama_index_instruct.gstransform.fitting import Method, Settings, fit_map
-from llama_index_instruct.gstransform.info import TransformInfo
+from llama_index_instruct.gstransform.info import TransformInfo, checked_info
 from llama_index_instruct.gstransform.rows import TINY, as_rows, similarities, unit_rows
 from llama_index_instruct.gstransform.storage import TENSORS, read_transform, write_transform
 
@@ -87,7 +87,8 @@ class GSTransform:
             settings: ``RidgeSettings``, ``FisherSettings`` or ``ContrastiveSettings``; None = the method's defaults.
             unlabelled: Further vectors of the collection, shape (m, d); ``"ridge"`` learns from them too, others do not.
             label_names: Names of the columns of soft labels.
-            output_dimension: Keep the strongest output directions only. Linear methods; from d upwards no cosine changes.
+            output_dimension: Keep so many of the strongest output directions. Linear methods; from d upwards (d + 1 for
+                ``"contrastive"``) no cosine changes.
             normalize: Bring vectors to unit length before the map, here and always, so that it does not matter whether the
                 store did. False makes the map exactly affine, for stores that keep the length and mean something by it.
             seed: Of whatever is random.
@@ -121,7 +122,7 @@ class GSTransform:
             method=method,
             settings=settings,
             output_dimension=output_dimension,
-            seed=seed,
+            seed=int(seed),
         )
         return cls(
             layers=tuple((_float32(weight), _float32(bias)) for weight, bias in fitted.layers),
@@ -135,7 +136,7 @@ class GSTransform:
                 scale=fitted.scale,
                 labels=dict(zip(names, (round(float(count), 6) for count in counts), strict=True)),
                 losses=fitted.losses,
-                seed=seed,
+                seed=int(seed),
                 version=_version(),
             ),
             fingerprint=None if fingerprint is None else _float32(fingerprint),
@@ -229,7 +230,15 @@ class GSTransform:
 
     def similarity(self, query: npt.ArrayLike, vectors: npt.ArrayLike) -> FloatArray:
         """Return the cosines of the transformed query (d,) and vectors (n, d), shape (n,); NaN for rows of NaN, 0 for zeros."""
-        return similarities(self.transform_query(query), self.transform(vectors))
+        return self.similarity_to(self.transform_query(query), vectors)
+
+    def similarity_to(self, transformed: FloatArray, vectors: npt.ArrayLike) -> FloatArray:
+        """Return the same for a query that ``transform_query`` has transformed, shape (h,)."""
+        rows = np.asarray(vectors)
+        scores = similarities(transformed, self.transform(rows))
+        # A vector without direction is like nothing, wherever the bias puts it.
+        scores[~rows.any(axis=1)] = 0.0
+        return scores
 
     def check_store(self, *, name: str, dimension: int | None = None, distance: str | None = None) -> None:
         """Refuse a store whose vectors this transform was not fitted for.
@@ -294,14 +303,14 @@ class GSTransform:
                 f"{path}: config and {TENSORS} disagree on the tensors: {config.get('tensors')} and {shapes}"
             )
         try:
-            info = TransformInfo(**{name: config[name] for name in TransformInfo.__dataclass_fields__})
+            info = checked_info(config)
             count = sum(name.endswith(".weight") for name in tensors)
             layers = tuple((tensors[f"layers.{n}.weight"], tensors[f"layers.{n}.bias"]) for n in range(count))
             loaded = cls(layers, tensors.get("search"), info, tensors.get("fingerprint"))
             stated = (config["input_dimension"], config["output_dimension"])
             if stated != (loaded.input_dimension, loaded.output_dimension) or not _fit_together(loaded):
                 raise TransformFileError(f"{path}: config says {stated}, the weights have shapes {shapes}")
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise TransformFileError(f"{path}: incomplete or foreign transform ({error!r})") from error
         return loaded
 
@@ -314,7 +323,10 @@ class GSTransform:
         return state.hexdigest()
 
     def _apply(self, rows: npt.NDArray[Any], out: FloatArray) -> None:
-        block = np.asarray(rows, dtype=np.float32)
+        if rows.dtype == np.float64 and self.info.normalized:
+            rows = unit_rows(rows)  # before float32 cuts off what is very long or short
+        with np.errstate(over="ignore"):
+            block = np.asarray(rows, dtype=np.float32)
         norms = None
         if self.info.normalized:
             norms = np.sqrt(np.einsum("ij,ij->i", block, block))
@@ -325,10 +337,11 @@ class GSTransform:
                 block, norms = unit_rows(block) * np.float32(self.info.scale), None
         elif self.info.scale != 1.0:
             block = block * np.float32(self.info.scale)
-        for weight, bias in self.layers[:-1]:
-            block = np.maximum(block @ weight.T + bias, 0.0)
-        weight, bias = self.layers[-1]
-        np.matmul(block, weight.T, out=out)
+        with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite stay so
+            for weight, bias in self.layers[:-1]:
+                block = np.maximum(block @ weight.T + bias, 0.0)
+            weight, bias = self.layers[-1]
+            np.matmul(block, weight.T, out=out)
         if norms is not None and np.abs(norms - 1.0).max(initial=0.0) > UNIT_ERROR:
             out /= norms[:, None]
         out += bias
@@ -341,7 +354,7 @@ def _float32(array: npt.NDArray[Any]) -> FloatArray:
 def _fit_together(transform: GSTransform) -> bool:
     size = transform.input_dimension
     for weight, bias in transform.layers:
-        if weight.shape[1] != size or bias.shape != (weight.shape[0],):
+        if weight.ndim != 2 or weight.shape[1] != size or bias.shape != (weight.shape[0],):
             return False
         size = weight.shape[0]
     if transform.search is not None and transform.search.shape != (transform.input_dimension, size):
