@@ -25,7 +25,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, TypeAdapter
 
 DIMENSION = 64
 
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         self.server.respond(self, body)  # type: ignore[attr-defined]
 
-    do_GET = do_POST = do_PUT = do_DELETE = _dispatch
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _dispatch
 
     def reply(self, status: int, payload: Any, headers: dict[str, str] | None = None) -> None:
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
@@ -263,6 +263,8 @@ class FakeQdrant:
         self.lock = threading.Lock()
         self.log: list[tuple[str, str, dict[str, Any]]] = []
         self.fail_after: int | None = None
+        self.fault: Callable[[str, str, dict[str, Any]], bool] | None = None  # whether to answer this request with 500
+        self.indexes: dict[str, dict[str, Any]] = {}
 
     def respond(self, handler: _Handler, body: bytes) -> None:
         path = handler.path.split("?")[0]
@@ -271,6 +273,9 @@ class FakeQdrant:
             self.log.append((handler.command, path, payload))
             if self.fail_after is not None and len(self.log) > self.fail_after:
                 handler.reply(500, {"status": {"error": "the disk is full"}, "time": 0.0})
+                return
+            if self.fault is not None and self.fault(handler.command, path, payload):
+                handler.reply(500, {"status": {"error": "a passing fault"}, "time": 0.0})
                 return
             try:
                 result = self._run(handler.command, path, payload)
@@ -292,17 +297,43 @@ class FakeQdrant:
         parts = path.strip("/").split("/")
         if parts == [""]:
             return {}
+        if parts == ["aliases"]:
+            return self.local.get_aliases().model_dump(mode="json")
         name, rest = parts[1], "/".join(parts[2:])
         if command == "GET" and rest == "exists":
             return {"exists": self.local.collection_exists(name)}
         if command == "GET":
-            return self.local.get_collection(name).model_dump(mode="json")
+            described = self.local.get_collection(name).model_dump(mode="json")
+            described["payload_schema"] = self.indexes.get(name, {})
+            return described
+        if command == "POST" and parts == ["collections", "aliases"]:
+            return self.local.update_collection_aliases(m.ChangeAliasesOperation(**payload).actions)
+        if command == "PATCH" and not rest:
+            return self.local.update_collection(name, metadata=m.UpdateCollection(**payload).metadata)
+        if command == "PUT" and rest.startswith("vectors/"):
+            wanted_vector = TypeAdapter(m.VectorNameConfig).validate_python(payload)
+            self.local.create_vector_name(name, parts[3], wanted_vector)
+            return {"operation_id": 0, "status": "completed"}
+        if command == "PUT" and rest == "points/vectors":
+            self.local.update_vectors(name, m.UpdateVectors(**payload).points)
+            return {"operation_id": 0, "status": "completed"}
+        if rest == "points/count":
+            return {"count": int(self.local.count(name, m.CountRequest(**payload).filter).count)}
+        if rest == "points/scroll":
+            return self._scroll(name, m.ScrollRequest(**payload))
         if command == "PUT" and not rest:
             wanted = m.CreateCollection(**payload)
             return self.local.create_collection(
-                name, vectors_config=wanted.vectors, sparse_vectors_config=wanted.sparse_vectors
+                name,
+                vectors_config=wanted.vectors,
+                sparse_vectors_config=wanted.sparse_vectors,
+                metadata=wanted.metadata,
             )
         if command == "PUT" and rest == "index":
+            field = m.CreateFieldIndex(**payload)
+            kind = payload["field_schema"]
+            described = {"data_type": kind} if isinstance(kind, str) else {"data_type": kind["type"], "params": kind}
+            self.indexes.setdefault(name, {})[field.field_name] = {**described, "points": 0}
             return {"operation_id": 0, "status": "completed"}
         if command == "PUT" and rest == "points":
             self.local.upsert(name, m.PointsList(**payload).points)
@@ -321,6 +352,17 @@ class FakeQdrant:
         if rest == "points/query/batch":
             return [self._query(name, request) for request in m.QueryRequestBatch(**payload).searches]
         raise KeyError(f"{command} {path}")
+
+    def _scroll(self, name: str, wanted: Any) -> dict[str, Any]:
+        points, following = self.local.scroll(
+            name,
+            scroll_filter=wanted.filter,
+            limit=wanted.limit or 10,
+            offset=wanted.offset,
+            with_payload=True if wanted.with_payload is None else wanted.with_payload,
+            with_vectors=wanted.with_vector or False,
+        )
+        return {"points": [point.model_dump(mode="json") for point in points], "next_page_offset": following}
 
     def _query(self, name: str, q: Any) -> dict[str, Any]:
         from qdrant_client import models as m

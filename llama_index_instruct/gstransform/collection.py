@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from llama_index_instruct.errors import CollectionError, ConfigurationError
 from llama_index_instruct.gstransform.progress import BEGUN, WHOLE, PartState, read_states, write_state
 from llama_index_instruct.gstransform.stores import dense_vector
-from llama_index_instruct.gstransform.target import Target, prepare_target
+from llama_index_instruct.gstransform.target import Target, patiently, prepare_target
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.gstransform.verification import switch_alias, verify_collection
 
@@ -113,28 +114,42 @@ def transform_collection(
         IncompatibleStoreError: If the collection has another distance than the transform's.
         CollectionError: If the target holds something else, writing fails for good, or the final check does.
     """
-    for name, value in (("batch", batch), ("page", page), ("parallel", parallel), ("retries", retries + 1)):
-        if value is not None and value < 1:
-            raise ConfigurationError(f"{name}: expected 1 or more, found {value}")
+    for name, value, least in (
+        ("batch", batch, 1),
+        ("page", page, 1),
+        ("parallel", parallel, 1),
+        ("retries", retries, 0),
+    ):
+        if value is not None and value < least:
+            raise ConfigurationError(f"{name}: expected {least} or more, found {value}")
     whole = id_range is None and shard_key is None
     if alias is not None and not whole:
         raise ConfigurationError("alias: goes with a run over the whole collection, not with id_range or shard_key")
     start = time.perf_counter()
     goal = prepare_target(
-        client, source, target, transform, vector_name=vector_name, target_vector=target_vector, resume=resume
+        client,
+        source,
+        target,
+        transform,
+        vector_name=vector_name,
+        target_vector=target_vector,
+        resume=resume,
+        retries=retries,
+        shard_key=shard_key,
+        alias=alias,
     )
     part = WHOLE if whole else f"{id_range}/{shard_key}"
-    state = read_states(client, goal).get(part)
-    resumed = state is not None
-    state = state or PartState(transform.digest, source, goal.vector_name, None, done=False)
+    states = read_states(client, goal)
+    resumed = any(known != BEGUN for known in states)
+    state = states.get(part) or PartState(transform.digest, goal.source, goal.vector_name, None, done=False)
     size = page or min(max(PAGE_NUMBERS // transform.input_dimension, 256), 5000)
     written = missing = 0
     if not state.done and not (whole and _parts_are_done(client, goal)):
         pages = _pages(client, goal, size, state.next, id_range, shard_key)
-        written, missing = _stream(client, goal, transform, pages, state, part, batch, parallel, retries, progress)
+        written, missing = _stream(client, goal, transform, pages, state, part, batch, parallel, progress)
     if whole:
         verify_collection(client, goal, transform, sample=checked_sample)
-        write_state(client, goal, part, PartState(transform.digest, source, goal.vector_name, None, done=True))
+        write_state(client, goal, part, PartState(transform.digest, goal.source, goal.vector_name, None, done=True))
         if alias is not None:
             switch_alias(client, alias, target)
     return CollectionReport(
@@ -155,7 +170,8 @@ def _pages(
     with_vectors: Any = [goal.vector_name] if goal.vector_name else True
     with_payload = not goal.same
     while True:
-        points, offset = client.scroll(
+        points, offset = patiently(goal.retries)(
+            client.scroll,
             goal.source,
             limit=size,
             offset=offset,
@@ -182,7 +198,7 @@ def _pages(
 
 def _order(point_id: PointId) -> tuple[int, int | str]:
     """Return the place of an id in Qdrant's order: numbers before UUIDs."""
-    return (0, point_id) if isinstance(point_id, int) else (1, str(point_id))
+    return (0, point_id) if isinstance(point_id, int) else (1, str(uuid.UUID(str(point_id))))
 
 
 def _stream(
@@ -194,7 +210,6 @@ def _stream(
     part: str,
     batch: int,
     parallel: int,
-    retries: int,
     progress: bool,
 ) -> tuple[int, int]:
     """Write pages; the state moves past a page once it and all before it are acknowledged."""
@@ -209,12 +224,8 @@ def _stream(
         nonlocal written, missing
         for write in writes:
             write.result()
-        write_state(
-            client,
-            goal,
-            part,
-            PartState(state.transform, state.source, state.vector_name, page.next, page.next is None),
-        )
+        reached = PartState(state.transform, state.source, state.vector_name, page.next, page.next is None)
+        patiently(goal.retries)(write_state, client, goal, part, reached)
         written += len(page.ids)
         missing += page.missing
         bar.update(len(page.ids) + page.missing)
@@ -222,13 +233,15 @@ def _stream(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for page in pages:
-                writes = [pool.submit(goal.write, client, rows, retries) for rows in _batches(page, transform, batch)]
+                writes = [pool.submit(goal.write, client, rows) for rows in _batches(page, transform, batch)]
                 pending.append((page, writes))
                 # One page is being written while the next is read: that bounds the memory.
                 while len(pending) > 1:
                     settle(*pending.popleft())
             while pending:
                 settle(*pending.popleft())
+        except MemoryError:
+            raise
         except Exception as error:
             pool.shutdown(wait=True, cancel_futures=True)
             raise CollectionError(
@@ -248,6 +261,9 @@ def _batches(
     if not page.ids:
         return
     moved = transform.transform(np.array(page.vectors, dtype=np.float32))
+    # A server brings them to unit length; a Qdrant that runs in this process forgets to when it is opened again.
+    norms = np.linalg.norm(moved, axis=1, keepdims=True)
+    moved /= np.where(norms > 0.0, norms, 1.0)
     for start in range(0, len(page.ids), size):
         stop = start + size
         yield page.ids[start:stop], moved[start:stop].tolist(), page.payloads[start:stop]
@@ -258,4 +274,4 @@ def _parts_are_done(client: QdrantClient, goal: Target) -> bool:
     parts = [state for part, state in read_states(client, goal).items() if part not in (BEGUN, WHOLE)]
     if not parts or not all(state.done for state in parts):
         return False
-    return goal.written_count(client) == client.count(goal.source, exact=True).count
+    return goal.written_count(client) == goal.source_count(client)

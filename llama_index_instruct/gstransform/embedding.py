@@ -18,7 +18,8 @@ class TransformedEmbedding(BaseEmbedding):
 
     Args:
         embed_model: The model that made the source's vectors.
-        transform: A ``GSTransform`` or the folder of a saved one.
+        transform: A ``GSTransform`` or the folder of a saved one. ``from_dict`` needs ``embed_model`` given again, and the
+            transform unless it came from a folder.
 
     Example:
         >>> store = QdrantVectorStore("mood", client=client)  # doctest: +SKIP
@@ -28,17 +29,36 @@ class TransformedEmbedding(BaseEmbedding):
     """
 
     embed_model: BaseEmbedding = Field(description="The model that made the source's vectors.")
+    transform_path: str | None = Field(default=None, description="Folder of the transform, if it came from one.")
     transform_digest: str = Field(default="", description="Which transform; tells caches apart.")
 
     _transform: GSTransform = PrivateAttr()
 
-    def __init__(self, embed_model: BaseEmbedding, transform: GSTransform | str | Path, **kwargs: Any) -> None:
-        loaded = transform if isinstance(transform, GSTransform) else GSTransform.from_pretrained(transform)
-        if not isinstance(loaded, GSTransform):
-            raise ConfigurationError(f"transform: expected a GSTransform or a folder, found {type(transform).__name__}")
+    def __init__(
+        self,
+        embed_model: BaseEmbedding,
+        transform: GSTransform | str | Path | None = None,
+        *,
+        transform_path: str | None = None,
+        transform_digest: str = "",
+        **kwargs: Any,
+    ) -> None:
+        given = transform if transform is not None else transform_path
+        if not isinstance(given, (GSTransform, str, Path)):
+            raise ConfigurationError(f"transform: expected a GSTransform or a folder, found {type(given).__name__}")
+        if not isinstance(embed_model, BaseEmbedding):
+            raise ConfigurationError(
+                f"embed_model: expected an embedding model, found {type(embed_model).__name__}; give it again to from_dict(...)"
+            )
+        loaded = given if isinstance(given, GSTransform) else GSTransform.from_pretrained(given)
+        if transform_digest not in ("", loaded.digest):
+            raise ConfigurationError(
+                f"transform_digest: expected {transform_digest[:12]}, the transform has {loaded.digest[:12]}"
+            )
         fields: dict[str, Any] = {
             "embed_model": embed_model,
             "transform_digest": loaded.digest,
+            "transform_path": None if isinstance(given, GSTransform) else str(given),
             "model_name": f"{embed_model.model_name}+{loaded.digest[:12]}",
             "embed_batch_size": embed_model.embed_batch_size,
             **kwargs,

@@ -43,12 +43,21 @@ def read_states(client: QdrantClient, goal: Target) -> dict[str, PartState]:
     """Return the states of all parts of a target, by part; empty if it is not one of ours."""
     metadata = client.get_collection(goal.collection).config.metadata or {}
     prefix = _entry(goal, "")
-    return {key[len(prefix) :]: PartState(**value) for key, value in metadata.items() if key.startswith(prefix)}
+    return {
+        key[len(prefix) :]: PartState(**value) for key, value in metadata.items() if key.startswith(prefix) and value
+    }
 
 
 def write_state(client: QdrantClient, goal: Target, part: str, state: PartState) -> None:
     """Record the state of one part; entries of others stay."""
     client.update_collection(goal.collection, metadata=state.as_metadata(goal, part))
+
+
+def clear_states(client: QdrantClient, goal: Target) -> None:
+    """Forget the states of all parts; Qdrant drops metadata that is set to null."""
+    stale = {_entry(goal, part): None for part in read_states(client, goal)}
+    if stale:
+        client.update_collection(goal.collection, metadata=stale)
 
 
 def _entry(goal: Target, part: str) -> str:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential
 
 from llama_index_instruct.errors import CollectionError, ConfigurationError
-from llama_index_instruct.gstransform.progress import BEGUN, PartState, read_states, write_state
+from llama_index_instruct.gstransform.progress import BEGUN, PartState, clear_states, read_states, write_state
 from llama_index_instruct.gstransform.stores import dense_vector_name
 from llama_index_instruct.gstransform.transform import GSTransform
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
+
+
+def patiently(retries: int) -> Retrying:
+    """Return a policy for requests to Qdrant: what fails is tried again after a growing pause."""
+    return Retrying(
+        stop=stop_after_attempt(retries + 1),
+        wait=wait_exponential(multiplier=0.5, max=10.0),
+        retry=retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, MemoryError)),
+        reraise=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,8 @@ class Target:
         collection: Collection they go to.
         vector: Name of the new vector; "" = unnamed.
         in_process: Whether Qdrant runs in this process, and so takes one writer only.
+        retries: Of a request that fails.
+        shard_key: Shard the points lie in, with custom sharding.
     """
 
     source: str
@@ -34,47 +47,45 @@ class Target:
     collection: str
     vector: str
     in_process: bool
+    retries: int = 3
+    shard_key: str | int | None = None
 
     @property
     def same(self) -> bool:
         """Return whether the vectors go into the collection they come from."""
         return self.source == self.collection
 
-    def write(self, client: QdrantClient, rows: tuple[list[Any], Any, list[dict[str, Any]]], retries: int) -> None:
-        """Write points and wait for the acknowledgement; a failure is tried again after a growing pause."""
+    def write(self, client: QdrantClient, rows: tuple[list[Any], Any, list[dict[str, Any]]]) -> None:
+        """Write points and wait for the acknowledgement."""
         from qdrant_client import models
 
         ids, vectors, payloads = rows
-        policy = Retrying(
-            stop=stop_after_attempt(retries + 1),
-            wait=wait_exponential(multiplier=0.5, max=10.0),
-            retry=retry_if_exception_type(Exception),
-            reraise=True,
-        )
-        for attempt in policy:
-            with attempt:
-                if self.same:
-                    moved = [
-                        models.PointVectors(id=point, vector={self.vector: vector})
-                        for point, vector in zip(ids, vectors, strict=True)
-                    ]
-                    client.update_vectors(self.collection, points=moved, wait=True)
-                else:
-                    # Lists of floats by construction: checking each number again would cost as much as the transform.
-                    points = [
-                        models.PointStruct.model_construct(
-                            id=point, vector={self.vector: vector} if self.vector else vector, payload=payload
-                        )
-                        for point, vector, payload in zip(ids, vectors, payloads, strict=True)
-                    ]
-                    client.upsert(self.collection, points=points, wait=True)
+        if self.same:
+            moved = [
+                models.PointVectors(id=point, vector={self.vector: vector})
+                for point, vector in zip(ids, vectors, strict=True)
+            ]
+            write = partial(
+                client.update_vectors, self.collection, points=moved, wait=True, shard_key_selector=self.shard_key
+            )
+        else:
+            # Lists of floats by construction: checking each number again would cost as much as the transform.
+            points = [
+                models.PointStruct.model_construct(
+                    id=point, vector={self.vector: vector} if self.vector else vector, payload=payload
+                )
+                for point, vector, payload in zip(ids, vectors, payloads, strict=True)
+            ]
+            write = partial(client.upsert, self.collection, points=points, wait=True)
+        patiently(self.retries)(write)
+
+    def source_count(self, client: QdrantClient) -> int:
+        """Return how many points have the vector to be transformed."""
+        return _count_with(client, self.source, self.vector_name)
 
     def written_count(self, client: QdrantClient) -> int:
         """Return how many points have the new vector."""
-        from qdrant_client import models
-
-        only = models.Filter(must=[models.HasVectorCondition(has_vector=self.vector)]) if self.same else None
-        return int(client.count(self.collection, count_filter=only, exact=True).count)
+        return _count_with(client, self.collection, self.vector)
 
 
 def prepare_target(
@@ -86,6 +97,9 @@ def prepare_target(
     vector_name: str,
     target_vector: str,
     resume: bool,
+    retries: int,
+    shard_key: str | int | None,
+    alias: str | None,
 ) -> Target:
     """Check source and target, and make the target if it is not there yet.
 
@@ -93,12 +107,20 @@ def prepare_target(
         ConfigurationError: If the arguments would write in place.
         CollectionError: If the source is missing, or the target holds something else.
     """
+    aliases = {known.alias_name: known.collection_name for known in client.get_aliases().aliases}
+    if target in aliases:
+        raise ConfigurationError(
+            f"target: {target!r} is an alias of {aliases[target]!r}; give the name of a new collection"
+        )
+    source = aliases.get(source, source)
     if not client.collection_exists(source):
         raise CollectionError(f"collection {source!r}: expected it to exist, found nothing of that name")
-    if source == target and not target_vector:
+    if alias is not None and client.collection_exists(alias) and alias not in aliases:
+        raise ConfigurationError(f"alias: {alias!r} is the name of a collection; give another one")
+    if source == target and target_vector in ("", vector_name):
         raise ConfigurationError(f"target: {target!r} is the source; give a new collection, or a new target_vector")
     params: Any = client.get_collection(source).config.params.vectors
-    if source == target and isinstance(params, dict):
+    if source == target and isinstance(params, dict) and len(params) > 1:
         # On a second run the new vector is there too, and the old one is no longer the only one.
         params = {name: config for name, config in params.items() if name != target_vector}
     resolved = dense_vector_name(params, vector_name)
@@ -107,13 +129,20 @@ def prepare_target(
         raise ConfigurationError(
             f"collection {source!r}: expected a vector {vector_name!r}, it has {names}; set vector_name"
         )
+    if source == target and target_vector == resolved:
+        raise ConfigurationError(f"target_vector: {target_vector!r} is the source; give a new name")
     source_params: Any = params[resolved] if isinstance(params, dict) else params
+    if source_params.multivector_config is not None:
+        raise ConfigurationError(
+            f"collection {source!r}: vector {resolved!r} holds several vectors a point; expected one"
+        )
     transform.check_store(
         name=f"collection {source!r}", dimension=source_params.size, distance=source_params.distance.value
     )
-    goal = Target(source, resolved, target, target_vector, _is_in_process(client))
+    goal = Target(source, resolved, target, target_vector, _is_in_process(client), retries, shard_key)
     _refuse_foreign(client, goal, transform, resume=resume)
     _create(client, goal, transform)
+    _copy_payload_indexes(client, goal)
     return goal
 
 
@@ -121,8 +150,12 @@ def _refuse_foreign(client: QdrantClient, goal: Target, transform: GSTransform, 
     """Refuse to write where something else is, or the work of another transform."""
     if not client.collection_exists(goal.collection):
         return
-    vectors = client.get_collection(goal.collection).config.params.vectors
-    exists = not goal.same or (isinstance(vectors, dict) and goal.vector in vectors)
+    params = client.get_collection(goal.collection).config.params
+    if goal.vector in (params.sparse_vectors or {}):
+        raise CollectionError(
+            f"vector {goal.vector!r} of collection {goal.collection!r} exists and is a sparse one; choose another name"
+        )
+    exists = not goal.same or (isinstance(params.vectors, dict) and goal.vector in params.vectors)
     if not exists:
         return
     states = read_states(client, goal)
@@ -155,6 +188,8 @@ def _create(client: QdrantClient, goal: Target, transform: GSTransform) -> None:
     if goal.same:
         vectors = client.get_collection(goal.collection).config.params.vectors
         if not (isinstance(vectors, dict) and goal.vector in vectors):
+            # Marks of a vector that was dropped would speak for the new one.
+            clear_states(client, goal)
             # The mark goes first: a vector without it would be taken for somebody else's.
             write_state(client, goal, BEGUN, begun)
             client.create_vector_name(
@@ -173,8 +208,26 @@ def _create(client: QdrantClient, goal: Target, transform: GSTransform) -> None:
         vectors_config={goal.vector: params} if goal.vector else params,
         metadata=begun.as_metadata(goal, BEGUN),
     )
+
+
+def _copy_payload_indexes(client: QdrantClient, goal: Target) -> None:
+    """Make the payload indexes the target lacks, also where an earlier run was stopped before it had."""
+    if goal.same:
+        return
+    there = client.get_collection(goal.collection).payload_schema
     for field, index in client.get_collection(goal.source).payload_schema.items():
-        client.create_payload_index(goal.collection, field, field_schema=index.params or index.data_type)
+        if field not in there:
+            make = partial(
+                client.create_payload_index, goal.collection, field, field_schema=index.params or index.data_type
+            )
+            patiently(goal.retries)(make)
+
+
+def _count_with(client: QdrantClient, collection: str, vector: str) -> int:
+    from qdrant_client import models
+
+    only = models.Filter(must=[models.HasVectorCondition(has_vector=vector)])
+    return int(client.count(collection, count_filter=only, exact=True).count)
 
 
 def _is_in_process(client: QdrantClient) -> bool:

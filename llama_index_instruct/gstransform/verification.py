@@ -31,8 +31,13 @@ def verify_collection(client: QdrantClient, goal: Target, transform: GSTransform
     Raises:
         CollectionError: If a point is missing or a vector differs; the next run begins at the start.
     """
-    expected = _source_count(client, goal)
+    expected = goal.source_count(client)
     found = goal.written_count(client)
+    if found > expected:
+        raise CollectionError(
+            f"expected {expected} transformed points, found {found}: collection {goal.source!r} lost points that the target "
+            "still has; delete them there too, or make a new target"
+        )
     if expected != found:
         _forget(client, goal)
         raise CollectionError(
@@ -75,14 +80,6 @@ def switch_alias(client: QdrantClient, alias: str, collection: str) -> None:
     created = models.CreateAlias(collection_name=collection, alias_name=alias)
     operations.append(models.CreateAliasOperation(create_alias=created))
     client.update_collection_aliases(change_aliases_operations=operations)
-
-
-def _source_count(client: QdrantClient, goal: Target) -> int:
-    from qdrant_client import models
-
-    # Points without the vector have nothing to be transformed.
-    only = models.Filter(must=[models.HasVectorCondition(has_vector=goal.vector_name)]) if goal.vector_name else None
-    return int(client.count(goal.source, count_filter=only, exact=True).count)
 
 
 def _forget(client: QdrantClient, goal: Target) -> None:
