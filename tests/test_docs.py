@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import index_over
 from fakes import ScriptedLLM, WordEmbedding
+from gstransform.labelling import LabellingLLM
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from typer.testing import CliRunner
 
@@ -22,35 +23,44 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_snippet_runs_as_pasted(memory_client, monkeypatch, capsys):
+def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path):
     index_over(QdrantVectorStore(collection_name="tickets", client=memory_client))
     llm = ScriptedLLM(rule=lambda p: 0.9 if "furious" in p else 0.1)
     monkeypatch.setattr("qdrant_client.QdrantClient", lambda url: memory_client)
     monkeypatch.setattr("llama_index.llms.openai.OpenAI", lambda model: llm)
     monkeypatch.setattr("llama_index.embeddings.huggingface.HuggingFaceEmbedding", lambda name: WordEmbedding())
-    (snippet,) = blocks("python")
-    assert len([line for line in snippet.splitlines() if line.strip()]) <= 13
+    refinement, gstransform = blocks("python")
+    assert len([line for line in refinement.splitlines() if line.strip()]) <= 13
+    app: dict = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Payload indexes have no effect")
-        exec(compile(snippet, "README.md", "exec"), {})
+        exec(compile(refinement, "README.md", "exec"), app)
     assert len(capsys.readouterr().out.splitlines()) == 10 and len(llm.prompts) == 20
+    labeller = LabellingLLM()
+    app["OpenAI"] = lambda model: labeller
+    monkeypatch.chdir(tmp_path)
+    exec(compile(gstransform, "README.md", "exec"), app)
+    assert "90 of 90 texts labelled (llm) into 3 categories" in capsys.readouterr().out
+    assert len(app["hits"]) == 10 and app["engine"] is not None and (tmp_path / "wrong" / "config.json").is_file()
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["refine_tickets", "rerank_as_judge"])
+@pytest.mark.parametrize("name", ["refine_tickets", "gstransform_tickets", "rerank_as_judge"])
 def test_examples_run_offline(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    assert "refined" in capsys.readouterr().out
+    assert re.search("refined|retriever", capsys.readouterr().out)
     assert name in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_command_and_option_of_the_readme_exists():
     commands = [line for block in blocks("bash") for line in block.splitlines() if "llama-index-instruct bench" in line]
     assert commands
-    known = CliRunner().invoke(app, ["bench", "refinement", "--help"], env={"COLUMNS": "200"}).output
-    for option in re.findall(r"(--[a-z-]+)", " ".join(commands)):
-        assert option in known
+    for command in commands:
+        name = re.search(r"bench (\w+)", command).group(1)
+        known = CliRunner().invoke(app, ["bench", name, "--help"], env={"COLUMNS": "200"}).output
+        for option in re.findall(r"(--[a-z-]+)", command):
+            assert option in known, command
 
 
 def test_make_targets_of_the_readme_exist():

@@ -612,13 +612,13 @@ class SlowEmbedding(WordEmbedding):
 async def test_the_event_loop_is_never_blocked(wire_index, fake_qdrant, wire_transform):
     retriever = GSTransformRetriever(wire_index, transform=wire_transform)
     fake_qdrant.lock.acquire()
-    threading.Timer(0.4, fake_qdrant.lock.release).start()
+    threading.Timer(1.5, fake_qdrant.lock.release).start()
     task = asyncio.ensure_future(retriever.aretrieve(QUERY))
     longest, last = 0.0, time.perf_counter()
     while not task.done():
         await asyncio.sleep(0.005)
         longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
-    assert longest < 0.3 and len(await task) == 2
+    assert longest < 1.2 and len(await task) == 2
 
 
 @pytest.mark.parametrize("where", ["embedding", "store"])
