@@ -66,7 +66,7 @@ def bench_refinement_command(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         refinement_table(record, console)
-        console.print(f"written: {output}")
+        console.print(f"written: {output}", markup=False, soft_wrap=True)
 
 
 @bench_app.command("gstransform")
@@ -95,7 +95,7 @@ def bench_gstransform_command(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         gstransform_table(record, console)
-        console.print(f"written: {output}")
+        console.print(f"written: {output}", markup=False, soft_wrap=True)
 
 
 @bench_app.command("latency")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,14 +98,14 @@ def fit(
             show_progress=True,
         )
         fitted.save_pretrained(output)
-        console.print(fitted.info.labelling["summary"])
+        _tell(fitted.info.labelling["summary"])
         for name, count in sorted(fitted.info.labels.items(), key=lambda item: -item[1])[:12]:
-            console.print(f"  {count:6.0f}  {name}", highlight=False)
+            _tell(f"  {count:6.0f}  {name}")
         if fitted.explained is not None:
             console.print(
                 f"The vectors tell {fitted.explained:.0%} of the labels (each text foretold from the others)."
             )
-        console.print(f"written: {output} ({fitted.input_dimension} -> {fitted.output_dimension} numbers)")
+        _tell(f"written: {output} ({fitted.input_dimension} -> {fitted.output_dimension} numbers)")
 
 
 def transform(
@@ -151,6 +152,11 @@ def transform(
         )
 
 
+def _tell(line: str) -> None:
+    """Print a line that may hold labels and paths, which are no markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _labels(
     llm: LLM | None,
     label_field: str | None,
@@ -180,7 +186,9 @@ def _labels(
     def announce(estimate: LabellingEstimate) -> None:
         money = "" if budget is None or budget.prices is None else f", {estimate.cost(budget.prices):.2f} in money"
         tokens = estimate.prompt_tokens + estimate.completion_tokens
-        console.print(f"Labelling will take about {estimate.calls} calls and {tokens} tokens{money}, at most.")
+        console.print(
+            f"Labelling will take about {estimate.calls} calls and {tokens} tokens{money}; second questions and retries come on top."
+        )
 
     return LLMLabels(
         llm,
@@ -212,4 +220,9 @@ def _budget(
 
 
 def _point_id(written: str | None) -> int | str | None:
-    return int(written) if written is not None and written.isdecimal() else written
+    if written is None or written.isdecimal():
+        return None if written is None else int(written)
+    try:
+        return str(uuid.UUID(written))
+    except ValueError as error:
+        raise ConfigurationError(f"expected a point id, a number or a UUID, found {written!r}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from llama_index_instruct.errors import ConfigurationError, InstructError
 
@@ -48,12 +49,22 @@ def openai_like(model: str | None, base: str | None) -> LLM | None:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Turn our typed errors into one line and exit status 2."""
+    """Turn our typed errors, and those of a Qdrant that does not answer, into one line and exit status 2."""
     try:
         yield
     except InstructError as error:
-        Console(stderr=True).print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False)
+        _say(type(error).__name__, str(error))
         raise typer.Exit(2) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("qdrant_client."):
+            raise
+        _say(f"Qdrant, {type(error).__name__}", " ".join(str(error).split()))
+        raise typer.Exit(2) from error
+
+
+def _say(name: str, message: str) -> None:
+    # Messages hold paths, labels and "[extra]"s, which are no markup; one line, however narrow the terminal.
+    Console(stderr=True).print(f"[red]{escape(name)}[/red]: {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def qdrant_client(url: str | None, path: Path | None) -> QdrantClient:
@@ -65,5 +76,8 @@ def qdrant_client(url: str | None, path: Path | None) -> QdrantClient:
     if path is not None:
         if not path.is_dir():
             raise ConfigurationError(f"--path: expected the folder of an in-process Qdrant, found nothing at {path}")
-        return QdrantClient(path=str(path))
+        try:
+            return QdrantClient(path=str(path))
+        except RuntimeError as error:
+            raise ConfigurationError(f"--path: {path} cannot be opened ({error})") from error
     return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"))

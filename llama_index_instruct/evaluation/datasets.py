@@ -148,7 +148,8 @@ def find_file(root: Path, name: str) -> Path:
     raise ConfigurationError(f"{root}: expected {name} or {name}.gz, found neither")
 
 
-def _open(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """Open a file of UTF-8 text, compressed if it ends in ``.gz``."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
@@ -156,7 +157,7 @@ def _open(path: Path) -> TextIO:
 
 def read_jsonl(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON Lines file; a malformed line is a ``ConfigurationError`` that names it."""
-    with _open(path) as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -175,7 +176,7 @@ def read_jsonl(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any]
 def _pairs(path: Path, row_of: dict[str, int], *, positive_only: bool) -> dict[str, set[int]]:
     """Read ``query-id``, ``corpus-id`` and maybe ``score``; pairs with documents outside the corpus are left out."""
     pairs: dict[str, set[int]] = {}
-    with _open(path) as lines:
+    with open_text(path) as lines:
         for number, fields in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
             if not fields or (number == 1 and fields[0] in ("query-id", "query_id", "qid")):
                 continue

@@ -13,6 +13,7 @@ from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import NodeWithScore, TextNode
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
 
@@ -178,7 +179,7 @@ def _query_table(query: TicketQuery, trace: RefinementTrace, before: float, afte
             str(old[hit.node.node_id]),
             str(place),
             "[green]yes[/green]" if relevant else "no",
-            " ".join(hit.node.get_content().split()),
+            escape(" ".join(hit.node.get_content().split())),
         )
     return table
 

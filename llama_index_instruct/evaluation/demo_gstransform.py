@@ -11,12 +11,14 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import NodeWithScore
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sklearn.manifold import TSNE
 
 from llama_index_instruct.evaluation.datasets import Ticket
 from llama_index_instruct.evaluation.geometry import clustering_nmi, neighbour_precision, unit_rows
 from llama_index_instruct.evaluation.plots import Panel, save_scatter
+from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.gstransform.pipeline import fit_gstransform
 from llama_index_instruct.gstransform.retriever import GSTransformRetriever
 from llama_index_instruct.gstransform.sources import LabelSource, LLMLabels, MetadataLabels
@@ -64,6 +66,7 @@ def run_gstransform_demo(
     table = Table(title="The other half of the messages, in percent", title_justify="left")
     for column in ("instruction", "told by the vectors", "NMI before", "NMI after", "p@10 before", "p@10 after"):
         table.add_column(column, justify="left" if column == "instruction" else "right")
+    stored_map = _map(vectors)
     transforms: dict[str, GSTransform] = {}
     before: list[Panel] = []
     after: list[Panel] = []
@@ -95,7 +98,7 @@ def run_gstransform_demo(
         scores.append(row)
         told = 100.0 * (transforms[facet].explained or 0.0)
         table.add_row(instruction, *(f"{value:.1f}" for value in (told, *row)))
-        before.append(Panel(f"{instruction}\nstored vectors", _map(vectors), names))
+        before.append(Panel(f"{instruction}\nstored vectors", stored_map, names))
         after.append(Panel("the same, transformed", _map(moved), names))
     console.print(table)
     console.print(_search_table(index, transforms, others[0]))
@@ -124,9 +127,14 @@ def _search_table(index: VectorStoreIndex, transforms: dict[str, GSTransform], a
             label = "" if way == "plainly" else hit.node.metadata[way]
             right = label == asked.facets.get(way)
             shown = f"[green]{label}[/green]" if right else label
-            table.add_row(way if way == "plainly" else f"by {way}", shown, " ".join(hit.node.get_content().split()))
+            table.add_row(
+                way if way == "plainly" else f"by {way}", shown, escape(" ".join(hit.node.get_content().split()))
+            )
     return table
 
 
 def _map(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.asarray(TSNE(perplexity=PERPLEXITY, init="pca", metric="cosine", random_state=0).fit_transform(vectors))
+    # Threads would mostly wait for each other on so few points.
+    with one_thread():
+        points = TSNE(perplexity=PERPLEXITY, init="pca", metric="cosine", random_state=0).fit_transform(vectors)
+    return np.asarray(points, dtype=np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import find_file, read_jsonl
+from llama_index_instruct.evaluation.datasets import find_file, open_text, read_jsonl
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +54,10 @@ def load_facets(folder: Path | str) -> FacetedCorpus:
     rows = list(read_jsonl(find_file(root, f"{name}.jsonl"), ("_id", "text")))
     path = find_file(root, "facets.json")
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        with open_text(path) as file:
+            described = json.load(file)
         instructions = {str(facet): str(value["instruction"]) for facet, value in described.items()}
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, OSError, EOFError, AttributeError, KeyError, TypeError) as error:
         raise ConfigurationError(f'{path}: expected {{"FACET": {{"instruction": "..."}}}}, found {error!r}') from error
     facets = []
     for facet, instruction in instructions.items():

@@ -157,13 +157,17 @@ def bench_gstransform(
         cache: Folder that keeps the vectors between runs.
         progress: Show progress bars.
     """
+    names = [corpus.name for corpus in corpora]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"data: expected folders of different names, found {', '.join(names)}")
     facets: dict[str, Any] = {}
     for corpus in corpora:
         vectors = encode(embed_model, corpus.texts, queries=False, label=corpus.name, cache=cache, progress=progress)
         for facet in corpus.facets:
-            facets[f"{corpus.name}/{facet.name}"] = _bench_facet(
-                _split(vectors, facet, settings), settings, label=f"{corpus.name}/{facet.name}", progress=progress
-            )
+            name = f"{corpus.name}/{facet.name}"
+            split = _split(vectors, facet, settings)
+            _check_size(split, name)
+            facets[name] = _bench_facet(split, settings, label=name, progress=progress)
     return {
         "bench": "gstransform",
         "settings": {**asdict(settings), "embed_model": embed_model.model_name.rstrip("/").split("/")[-1]},
@@ -184,6 +188,15 @@ def _split(vectors: FloatArray, facet: Facet, settings: GSTransformBench) -> Spl
     classes = int(codes.max()) + 1
     labels = np.where(wrong, (labels + generator.integers(1, classes, size)) % classes, labels)
     return Split(vectors[known[sample]], labels, vectors[known[others]], codes[others])
+
+
+def _check_size(split: Split, name: str) -> None:
+    counts = np.bincount(split.codes)
+    if len(split.codes) < 11 or (counts > 0).sum() < 2 or counts.max() < 2 or len(set(split.labels.tolist())) < 2:
+        raise ConfigurationError(
+            f"{name}: too small to be scored, expected 11 texts of two labels besides the sample, found {len(split.codes)} of "
+            f"{int((counts > 0).sum())}"
+        )
 
 
 def _bench_facet(split: Split, settings: GSTransformBench, *, label: str, progress: bool) -> dict[str, Any]:

@@ -169,6 +169,8 @@ def _ids(source: QdrantSource) -> Iterator[Any]:
 
 def _dense(source: QdrantSource) -> tuple[str, Any]:
     """Return the true name and the parameters of the source's dense vector."""
+    if not source.client.collection_exists(source.collection):
+        raise ConfigurationError(f"collection {source.collection!r}: expected it to exist, found nothing of that name")
     vectors = source.client.get_collection(source.collection).config.params.vectors
     name = dense_vector_name(vectors, source.vector_name)
     if name is None:
