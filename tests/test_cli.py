@@ -141,13 +141,13 @@ def test_fit_with_an_llm_keeps_the_answers(shop, tmp_path, labeller):
     assert {name.casefold().strip("'.") for name in first.info.labels} == {"angry", "happy", "calm"}
     announced = result.output.index("Labelling will take about")
     assert announced < result.output.index("of 90 texts labelled (llm)")
-    assert "in money, at most." in result.output
+    assert "in money; second questions" in result.output
     (llm,) = labeller
     assert llm.kinds()["summarise"] == llm.kinds()["classify"] == 90 and llm.kinds()["name_cluster"] == 6
     assert (tmp_path / "moods.answers" / "answers.jsonl").stat().st_size > 0
     again = run(*arguments)
     assert again.exit_code == 0, again.output
-    assert labeller[1].calls == [] and "about 0 calls and 0 tokens, at most." in again.output
+    assert labeller[1].calls == [] and "about 0 calls and 0 tokens;" in again.output
     assert GSTransform.from_pretrained(output).digest == first.digest
 
 

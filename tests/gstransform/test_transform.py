@@ -640,3 +640,13 @@ def test_any_labels_of_any_vectors_give_a_map(seed, method, n, d, normalize, out
         assert d == 1 and "maps it to zero" in str(error)
         return
     assert np.isfinite(scores).all() and np.abs(scores).max() <= 1.0
+
+
+def test_explained_tells_signal_from_noise():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, size=300)
+    vectors = rng.normal(size=(300, 12))
+    vectors[:, :3] += 4.0 * np.eye(3)[codes]
+    assert GSTransform.from_labels(vectors, codes.tolist()).explained > 0.6
+    assert GSTransform.from_labels(vectors, rng.permutation(codes).tolist()).explained < 0.05
+    assert GSTransform.from_labels(vectors, codes.tolist(), method="fisher").explained is None
