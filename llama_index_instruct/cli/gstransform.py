@@ -187,7 +187,8 @@ def _labels(
         money = "" if budget is None or budget.prices is None else f", {estimate.cost(budget.prices):.2f} in money"
         tokens = estimate.prompt_tokens + estimate.completion_tokens
         console.print(
-            f"Labelling will take about {estimate.calls} calls and {tokens} tokens{money}; second questions and retries come on top."
+            f"Labelling will take about {estimate.calls} calls and {tokens} tokens{money}; second questions and retries "
+            "come on top."
         )
 
     return LLMLabels(
