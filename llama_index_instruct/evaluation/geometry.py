@@ -66,9 +66,3 @@ def neighbour_precision(queries: FloatArray, documents: FloatArray, codes: Codes
         nearest = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         right += int((codes[nearest] == codes[own][:, None]).sum())
     return right / (k * len(queries))
-
-
-def unit_rows(vectors: npt.NDArray[np.floating]) -> FloatArray:
-    """Return rows of unit norm; zeros stay zeros."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(norms > 0, norms, 1.0), dtype=np.float32)

@@ -24,10 +24,10 @@ from llama_index_instruct.evaluation.geometry import (
     draw_triplets,
     neighbour_precision,
     triplet_accuracy,
-    unit_rows,
 )
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.gstransform.fitting import Method
+from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.transform import GSTransform
 
 # Below this many labelled rows, half of them are the sample.
