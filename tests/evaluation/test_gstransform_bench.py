@@ -76,7 +76,7 @@ def make_corpus(name="shop", copies=5):
 
 
 def units(count, size, seed=0):
-    return unit_rows(np.random.default_rng(seed).normal(size=(count, size)))
+    return unit_rows(np.random.default_rng(seed).normal(size=(count, size)).astype(np.float32))
 
 
 def bench(*corpora, cache=None, **settings):
@@ -198,7 +198,7 @@ def test_neighbour_precision_by_loop(monkeypatch, block):
 
 
 def test_unit_rows_keep_zeros():
-    rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32))
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]], rtol=1e-6)
 
