@@ -20,7 +20,7 @@ Method = Literal["ridge", "fisher", "contrastive", "contrastive-mlp"]
 Settings = RidgeSettings | FisherSettings | ContrastiveSettings
 
 # The search matrix has d x h coefficients and is heavily smoothed: more rows cost time and change nothing.
-SEARCH_ROWS = 4096
+SEARCH_ROWS = 2048
 SETTINGS_OF: dict[str, type[RidgeSettings] | type[FisherSettings] | type[ContrastiveSettings]] = {
     "ridge": RidgeSettings,
     "fisher": FisherSettings,

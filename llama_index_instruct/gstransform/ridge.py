@@ -105,14 +105,14 @@ class _Problem:
     """Weighted ridge regression from centred vectors to class membership, in the eigenbasis of their scatter.
 
     Attributes:
-        centred: Shape (n, d).
+        rows: Centred vectors times the roots of their weights, shape (n, d).
         weights: Shape (n,); a labelled row weighs 1 on average.
         targets: Shape (n, C): membership over the root of weighted class frequency, centred.
         variances: Eigenvalues of the weighted scatter, shape (d,).
         basis: Its eigenvectors as columns, shape (d, d).
     """
 
-    centred: FloatArray
+    rows: FloatArray
     weights: FloatArray
     targets: FloatArray
     variances: FloatArray
@@ -124,16 +124,17 @@ class _Problem:
         frequency = trust @ classes.membership / total
         weights = trust * (classes.membership @ frequency**-settings.balance)
         weights *= total / weights.sum()
-        centred = vectors - weights @ vectors / total
+        rows = vectors - weights @ vectors / total
+        rows *= np.sqrt(weights)[:, None]
         # Dividing by the root of the (weighted) frequency makes rare classes as far apart as common ones.
         targets = classes.membership / np.sqrt(weights @ classes.membership / total)
         targets = targets - weights @ targets / total
-        variances, basis = np.linalg.eigh((centred * weights[:, None]).T @ centred)
-        return cls(centred, weights, targets, np.maximum(variances, 0.0), basis)
+        variances, basis = np.linalg.eigh(rows.T @ rows)
+        return cls(rows, weights, targets, np.maximum(variances, 0.0), basis)
 
     def directions(self, penalty: float) -> FloatArray:
         """Return the regression's coefficients, shape (C, d)."""
-        loadings = self.basis.T @ (self.centred.T @ (self.weights[:, None] * self.targets))
+        loadings = self.basis.T @ (self.rows.T @ (np.sqrt(self.weights)[:, None] * self.targets))
         return np.asarray((self.basis @ (loadings / (self.variances + penalty)[:, None])).T)
 
     def flattened(self, whitening: float) -> FloatArray:
@@ -155,7 +156,7 @@ class _Problem:
         Leaving out row i changes its residual by the factor 1 / (1 - h_i), h_i being its leverage (the mean included).
         """
         root = np.sqrt(self.weights)[:, None]
-        scores = root * (self.centred @ self.basis)
+        scores = self.rows @ self.basis
         squares = scores**2
         targets = root * self.targets
         loadings = scores.T @ targets
