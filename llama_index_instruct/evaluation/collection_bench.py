@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.gstransform.collection import transform_collection
+from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.transform import BLOCK, GSTransform
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def bench_collection(*, points: int = 20_000, dimension: int = 384, rounds: int 
     from qdrant_client import QdrantClient
 
     generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(points, dimension)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = unit_rows(generator.normal(size=(points, dimension)).astype(np.float32))
     some = vectors[: min(points, 2000)]
     transform = GSTransform.from_labels(
         some, generator.integers(CLASSES, size=len(some)).tolist(), output_dimension=dimension

@@ -61,6 +61,8 @@ def gstransform_table(record: dict[str, Any], console: Console) -> None:
             table.add_column(column, justify="left" if column == "facet" else "right")
         for name, found in searches.items():
             table.add_row(name, *(f"{found[way]:.1f}" for way in ways))
+        means = [sum(found[way] for found in searches.values()) / len(searches) for way in ways]
+        table.add_row("mean", *(f"{mean:.1f}" for mean in means))
         console.print(table)
 
 

@@ -30,6 +30,11 @@ def cluster(vectors: FloatArray, clusters: int, *, seed: int) -> npt.NDArray[np.
     return np.unique(found, return_inverse=True)[1].astype(np.intp)
 
 
+def cluster_count(clusters: int, rows: int) -> int:
+    """Return k: as many clusters as asked for, half the rows where there are fewer than twice as many, 2 at least."""
+    return max(2, min(clusters, rows // 2))
+
+
 def merge_near_duplicates(
     names: Sequence[str], sizes: Sequence[int], vectors: FloatArray, above: float | None
 ) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import CollectionError, ConfigurationError
 from llama_index_instruct.gstransform.progress import BEGUN, WHOLE, PartState, read_states, write_state
+from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.stores import dense_vector
 from llama_index_instruct.gstransform.target import Target, patiently, prepare_target
 from llama_index_instruct.gstransform.transform import GSTransform
@@ -144,7 +145,7 @@ def transform_collection(
     state = states.get(part) or PartState(transform.digest, goal.source, goal.vector_name, None, done=False)
     size = page or min(max(PAGE_NUMBERS // transform.input_dimension, 256), 5000)
     written = missing = 0
-    if not state.done and not (whole and _parts_are_done(client, goal)):
+    if not state.done and not (whole and _parts_are_done(client, goal, states)):
         pages = _pages(client, goal, size, state.next, id_range, shard_key)
         written, missing = _stream(client, goal, transform, pages, state, part, batch, parallel, progress)
     if whole:
@@ -260,18 +261,16 @@ def _batches(
 ) -> Iterator[tuple[list[PointId], Any, list[dict[str, Any]]]]:
     if not page.ids:
         return
-    moved = transform.transform(np.array(page.vectors, dtype=np.float32))
     # A server brings them to unit length; a Qdrant that runs in this process forgets to when it is opened again.
-    norms = np.linalg.norm(moved, axis=1, keepdims=True)
-    moved /= np.where(norms > 0.0, norms, 1.0)
+    moved = unit_rows(transform.transform(np.array(page.vectors, dtype=np.float32)))
     for start in range(0, len(page.ids), size):
         stop = start + size
         yield page.ids[start:stop], moved[start:stop].tolist(), page.payloads[start:stop]
 
 
-def _parts_are_done(client: QdrantClient, goal: Target) -> bool:
+def _parts_are_done(client: QdrantClient, goal: Target, states: Mapping[str, PartState]) -> bool:
     """Return whether runs over parts were made, are all done, and cover the source as far as the counts say."""
-    parts = [state for part, state in read_states(client, goal).items() if part not in (BEGUN, WHOLE)]
+    parts = [state for part, state in states.items() if part not in (BEGUN, WHOLE)]
     if not parts or not all(state.done for state in parts):
         return False
     return goal.written_count(client) == goal.source_count(client)

@@ -10,6 +10,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import Field, PrivateAttr
 
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
+from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.transform import GSTransform
 
 
@@ -96,7 +97,5 @@ class TransformedEmbedding(BaseEmbedding):
                 f"transform expects {self._transform.input_dimension}, {self.embed_model.model_name} makes vectors of "
                 f"{rows.shape[-1]}"
             )
-        moved = self._transform.transform(rows)
-        norms = np.linalg.norm(moved, axis=1, keepdims=True)
-        unit: list[list[float]] = (moved / np.where(norms > 0, norms, 1.0)).tolist()
+        unit: list[list[float]] = unit_rows(self._transform.transform(rows)).tolist()
         return unit

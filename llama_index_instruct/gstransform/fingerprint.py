@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.gstransform.rows import unit_rows
+
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -21,19 +23,14 @@ SAME = 0.999
 
 def fingerprint(embed_model: BaseEmbedding) -> npt.NDArray[np.float32]:
     """Return the unit vectors of the probe texts, shape (3, d)."""
-    return _unit(embed_model.get_text_embedding_batch(list(PROBES)))
+    return unit_rows(np.array(embed_model.get_text_embedding_batch(list(PROBES)), dtype=np.float32))
 
 
 async def afingerprint(embed_model: BaseEmbedding) -> npt.NDArray[np.float32]:
     """Asynchronous twin of ``fingerprint``."""
-    return _unit(await embed_model.aget_text_embedding_batch(list(PROBES)))
+    return unit_rows(np.array(await embed_model.aget_text_embedding_batch(list(PROBES)), dtype=np.float32))
 
 
 def agrees(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
     """Return whether two fingerprints are of one model."""
     return a.shape == b.shape and bool(((a * b).sum(axis=1) >= SAME).all())
-
-
-def _unit(vectors: list[list[float]]) -> npt.NDArray[np.float32]:
-    rows = np.array(vectors, dtype=np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)

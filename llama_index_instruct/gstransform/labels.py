@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import LabellingError
+from llama_index_instruct.gstransform.clusters import cluster_count
 from llama_index_instruct.gstransform.labelling import LabellingEstimate, LabellingReport, LabelSettings
 from llama_index_instruct.gstransform.taxonomy import (
     NAME_CHARS,
-    cluster_count,
     embed,
     kept_taxonomy,
     make_taxonomy,
@@ -42,7 +42,7 @@ def estimate_labelling(
     """Return what ``label_with_llm`` will cost for these texts, second questions and retries left out."""
     summaries = _summary_questions(texts, instruction, settings)
     todo = _unknown(summaries, asker)
-    clusters = cluster_count(len(texts), settings)
+    clusters = cluster_count(settings.clusters, len(texts))
     kept = kept_taxonomy(texts, instruction, asker, embed_model, settings)
     if kept is not None:
         todo += _unknown(_class_questions(texts, instruction, kept.categories, settings), asker)

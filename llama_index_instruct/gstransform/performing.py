@@ -87,7 +87,7 @@ class Performer:
 
     def _used(self, step: Probe) -> BaseEmbedding | None:
         """Return the model given, or that of the settings if it is about to embed the query."""
-        return self.embed_model if self.embed_model is not None or _usable(step) else Settings.embed_model
+        return None if self.embed_model is None and _usable(step) else self._embedder()
 
     def _embedder(self) -> BaseEmbedding:
         return self.embed_model if self.embed_model is not None else Settings.embed_model

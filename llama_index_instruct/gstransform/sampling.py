@@ -14,7 +14,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, TextNode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from llama_index_instruct.errors import ConfigurationError, MissingVectorsError
-from llama_index_instruct.gstransform.stores import dense_vector, dense_vector_name, describe_store
+from llama_index_instruct.gstransform.stores import dense_vector, dense_vector_params, describe_store
 from llama_index_instruct.vectors import stored_vectors
 
 if TYPE_CHECKING:
@@ -172,13 +172,7 @@ def _dense(source: QdrantSource) -> tuple[str, Any]:
     if not source.client.collection_exists(source.collection):
         raise ConfigurationError(f"collection {source.collection!r}: expected it to exist, found nothing of that name")
     vectors = source.client.get_collection(source.collection).config.params.vectors
-    name = dense_vector_name(vectors, source.vector_name)
-    if name is None:
-        names = ", ".join(map(repr, vectors)) if isinstance(vectors, dict) else "the unnamed one"
-        raise ConfigurationError(
-            f"collection {source.collection!r}: expected a dense vector {source.vector_name!r}, it has {names}; set vector_name"
-        )
-    return name, vectors[name] if isinstance(vectors, dict) else vectors
+    return dense_vector_params(vectors, source.vector_name, source.collection)
 
 
 def _node(point: Any, source: QdrantSource) -> BaseNode | None:

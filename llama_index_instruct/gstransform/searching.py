@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.gstransform.rows import unit_rows
+
 FloatArray = npt.NDArray[np.float64]
 
 # In units of one text; the regression has as many texts as were sampled, so it needs little.
@@ -23,8 +25,7 @@ def fit_search_matrix(vectors: FloatArray, transformed: FloatArray) -> FloatArra
         vectors: Inputs as they lie in the store, shape (n, d).
         transformed: What the map makes of them, shape (n, h); normalised here.
     """
-    norms = np.linalg.norm(transformed, axis=1, keepdims=True)
-    unit = np.divide(transformed, norms, out=np.zeros_like(transformed), where=norms > 0)
+    unit = unit_rows(transformed)
     centred = vectors - vectors.mean(axis=0)
     gram = centred.T @ centred
     # Relative, too: where lengths mean something, the penalty may vanish beside them.

@@ -15,7 +15,7 @@ from llama_index.core.schema import BaseNode, MetadataMode
 
 from llama_index_instruct.errors import ConfigurationError, LabellingError
 from llama_index_instruct.gstransform.classes import Label
-from llama_index_instruct.gstransform.clusters import cluster
+from llama_index_instruct.gstransform.clusters import cluster, cluster_count
 from llama_index_instruct.gstransform.labelling import LabellingEstimate, LabellingReport, LabelSettings
 from llama_index_instruct.gstransform.labels import estimate_labelling, label_with_llm
 from llama_index_instruct.teacher.answers import AnswerFile
@@ -166,7 +166,7 @@ class ClusterLabels:
         """Return a label per node and what happened."""
         texts = [node.get_content(self.metadata_mode) for node in nodes]
         vectors = np.array(self.embed_model.get_text_embedding_batch(texts), dtype=np.float32)
-        found = cluster(vectors, max(2, min(self.clusters, len(texts) // 2)), seed=self.seed)
+        found = cluster(vectors, cluster_count(self.clusters, len(texts)), seed=self.seed)
         return _reported("clusters", [f"cluster {number}" for number in found])
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_index_instruct.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
@@ -67,6 +69,26 @@ def dense_vector_name(vectors: Any, name: str) -> str | None:
     if name in vectors:
         return name
     return str(next(iter(vectors))) if not name and len(vectors) == 1 else None
+
+
+def dense_vector_params(vectors: Any, name: str, collection: str) -> tuple[str, Any]:
+    """Return the true name and the parameters of a collection's dense vector.
+
+    Args:
+        vectors: As for ``dense_vector_name``.
+        name: Likewise.
+        collection: What it is called in the message.
+
+    Raises:
+        ConfigurationError: If the collection has no such vector.
+    """
+    found = dense_vector_name(vectors, name)
+    if found is None:
+        names = ", ".join(map(repr, vectors)) if isinstance(vectors, dict) else "the unnamed one"
+        raise ConfigurationError(
+            f"collection {collection!r}: expected a dense vector {name!r}, it has {names}; set vector_name"
+        )
+    return found, vectors[found] if isinstance(vectors, dict) else vectors
 
 
 def dense_vector(stored: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ from tenacity.wait import wait_exponential
 
 from llama_index_instruct.errors import CollectionError, ConfigurationError
 from llama_index_instruct.gstransform.progress import BEGUN, PartState, clear_states, read_states, write_state
-from llama_index_instruct.gstransform.stores import dense_vector_name
+from llama_index_instruct.gstransform.stores import dense_vector_params
 from llama_index_instruct.gstransform.transform import GSTransform
 
 if TYPE_CHECKING:
@@ -123,15 +123,9 @@ def prepare_target(
     if source == target and isinstance(params, dict) and len(params) > 1:
         # On a second run the new vector is there too, and the old one is no longer the only one.
         params = {name: config for name, config in params.items() if name != target_vector}
-    resolved = dense_vector_name(params, vector_name)
-    if resolved is None:
-        names = ", ".join(map(repr, params)) if isinstance(params, dict) else "the unnamed one"
-        raise ConfigurationError(
-            f"collection {source!r}: expected a vector {vector_name!r}, it has {names}; set vector_name"
-        )
+    resolved, source_params = dense_vector_params(params, vector_name, source)
     if source == target and target_vector == resolved:
         raise ConfigurationError(f"target_vector: {target_vector!r} is the source; give a new name")
-    source_params: Any = params[resolved] if isinstance(params, dict) else params
     if source_params.multivector_config is not None:
         raise ConfigurationError(
             f"collection {source!r}: vector {resolved!r} holds several vectors a point; expected one"

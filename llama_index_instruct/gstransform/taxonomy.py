@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import LabellingError
-from llama_index_instruct.gstransform.clusters import cluster, merge_near_duplicates
+from llama_index_instruct.gstransform.clusters import cluster, cluster_count, merge_near_duplicates
 from llama_index_instruct.gstransform.labelling import LabelSettings
+from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.teacher.answers import answer_key
 from llama_index_instruct.teacher.asking import Answers, Asker, Question
 from llama_index_instruct.teacher.calls import BudgetSpentError, is_configuration_failure
@@ -64,7 +65,7 @@ def make_taxonomy(
     settings: LabelSettings,
 ) -> tuple[Taxonomy, Usage]:
     """Return the names for groups of summaries, and what naming cost."""
-    groups = cluster(vectors, cluster_count(len(summaries), settings), seed=settings.seed)
+    groups = cluster(vectors, cluster_count(settings.clusters, len(summaries)), seed=settings.seed)
     names, usage = _name_clusters(summaries, groups, instruction, asker, settings)
     named = [name for name in names if name is not None]
     sizes = [int((groups == group).sum()) for group, name in enumerate(names) if name is not None]
@@ -74,11 +75,6 @@ def make_taxonomy(
             f"expected two categories or more for {instruction!r}, found {categories}; is the question about these texts?"
         )
     return Taxonomy(categories, len(named) - len(categories), len(names) - len(named)), usage
-
-
-def cluster_count(texts: int, settings: LabelSettings) -> int:
-    """Return k for so many texts."""
-    return max(2, min(settings.clusters, texts // 2))
 
 
 def _name_clusters(
@@ -136,6 +132,4 @@ def embed(embed_model: BaseEmbedding, texts: Sequence[str]) -> FloatArray:
     """Return unit vectors of texts, shape (n, d)."""
     if not texts:
         return np.zeros((0, 0), dtype=np.float32)
-    vectors = np.array(embed_model.get_text_embedding_batch(list(texts)), dtype=np.float32)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(norms > 0, norms, 1.0), dtype=np.float32)
+    return unit_rows(np.array(embed_model.get_text_embedding_batch(list(texts)), dtype=np.float32))

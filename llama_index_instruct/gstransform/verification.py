@@ -8,6 +8,7 @@ import numpy as np
 
 from llama_index_instruct.errors import CollectionError
 from llama_index_instruct.gstransform.progress import PartState, read_states, write_state
+from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.stores import dense_vector
 from llama_index_instruct.gstransform.target import Target
 from llama_index_instruct.gstransform.transform import GSTransform
@@ -58,10 +59,8 @@ def verify_collection(client: QdrantClient, goal: Target, transform: GSTransform
         )
     if not known:
         return
-    moved = transform.transform(np.array([before[point] for point in known], dtype=np.float32)).astype(np.float64)
-    stored = np.array([after[point] for point in known], dtype=np.float64)
-    norms = np.linalg.norm(moved, axis=1, keepdims=True)
-    wrong = np.abs(stored - moved / np.where(norms > 0, norms, 1.0)).max(axis=1) > TOLERANCE
+    moved = unit_rows(transform.transform(np.array([before[point] for point in known], dtype=np.float32)))
+    wrong = np.abs(np.array([after[point] for point in known]) - moved).max(axis=1) > TOLERANCE
     if wrong.any():
         _forget(client, goal)
         raise CollectionError(
