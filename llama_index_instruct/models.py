@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
 MINILM = "minilm"
+INBEDDER_MINILM = "inbedder-minilm"
+_SHIPPED_INBEDDER = Path(__file__).parent / "inbedder" / INBEDDER_MINILM
 
 
 def offline_minilm_path() -> Path:
@@ -30,7 +32,8 @@ def resolve_model(name: str) -> str:
     """Return what a Hugging Face loader should be given for ``name``.
 
     Args:
-        name: ``"minilm"`` (the offline default), an existing folder, or a Hub name ``owner/model``.
+        name: ``"minilm"`` (the offline default), ``"inbedder-minilm"`` (comes with this package), an existing folder, or a Hub
+            name ``owner/model``.
 
     Raises:
         ConfigurationError: If the name is empty, or looks like a path and no such folder exists.
@@ -40,6 +43,8 @@ def resolve_model(name: str) -> str:
         raise ConfigurationError("model name: expected 'minilm', a folder or a Hub name, found an empty string")
     if name == MINILM:
         return str(offline_minilm_path())
+    if name == INBEDDER_MINILM:
+        return str(_SHIPPED_INBEDDER)
     if name.startswith((".", "/", "~")):
         folder = Path(name).expanduser()
         if not folder.is_dir():

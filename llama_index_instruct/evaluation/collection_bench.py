@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.gstransform.collection import transform_collection
-from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.transform import BLOCK, GSTransform
+from llama_index_instruct.rows import unit_rows
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient

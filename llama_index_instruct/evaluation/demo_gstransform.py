@@ -21,9 +21,9 @@ from llama_index_instruct.evaluation.plots import Panel, save_scatter
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.gstransform.pipeline import fit_gstransform
 from llama_index_instruct.gstransform.retriever import GSTransformRetriever
-from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.sources import LabelSource, LLMLabels, MetadataLabels
 from llama_index_instruct.gstransform.transform import GSTransform
+from llama_index_instruct.rows import unit_rows
 from llama_index_instruct.vectors import stored_vectors
 
 INSTRUCTIONS = {

@@ -27,8 +27,8 @@ from llama_index_instruct.evaluation.geometry import (
 )
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.gstransform.fitting import Method
-from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.transform import GSTransform
+from llama_index_instruct.rows import unit_rows
 
 # Below this many labelled rows, half of them are the sample.
 SMALL = 6000

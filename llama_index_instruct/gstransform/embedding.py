@@ -10,8 +10,8 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import Field, PrivateAttr
 
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
-from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.transform import GSTransform
+from llama_index_instruct.rows import unit_rows
 
 
 class TransformedEmbedding(BaseEmbedding):

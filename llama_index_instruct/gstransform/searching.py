@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from llama_index_instruct.gstransform.rows import unit_rows
+from llama_index_instruct.rows import unit_rows
 
 FloatArray = npt.NDArray[np.float64]
 

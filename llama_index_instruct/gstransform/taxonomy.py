@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llama_index_instruct.errors import LabellingError
 from llama_index_instruct.gstransform.clusters import cluster, cluster_count, merge_near_duplicates
 from llama_index_instruct.gstransform.labelling import LabelSettings
-from llama_index_instruct.gstransform.rows import unit_rows
+from llama_index_instruct.rows import unit_rows
 from llama_index_instruct.teacher.answers import answer_key
 from llama_index_instruct.teacher.asking import Answers, Asker, Question
 from llama_index_instruct.teacher.calls import BudgetSpentError, is_configuration_failure

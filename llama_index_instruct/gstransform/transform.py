@@ -21,8 +21,8 @@ from llama_index_instruct.gstransform.classes import Label, classes_of
 from llama_index_instruct.gstransform.fingerprint import agrees
 from llama_index_instruct.gstransform.fitting import Method, Settings, fit_map
 from llama_index_instruct.gstransform.info import TransformInfo, checked_info
-from llama_index_instruct.gstransform.rows import TINY, as_rows, similarities, unit_rows
 from llama_index_instruct.gstransform.storage import TENSORS, read_transform, write_transform
+from llama_index_instruct.rows import TINY, as_rows, similarities, unit_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self

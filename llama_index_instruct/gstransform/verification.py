@@ -8,10 +8,10 @@ import numpy as np
 
 from llama_index_instruct.errors import CollectionError
 from llama_index_instruct.gstransform.progress import PartState, read_states, write_state
-from llama_index_instruct.gstransform.rows import unit_rows
 from llama_index_instruct.gstransform.stores import dense_vector
 from llama_index_instruct.gstransform.target import Target
 from llama_index_instruct.gstransform.transform import GSTransform
+from llama_index_instruct.rows import unit_rows
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient

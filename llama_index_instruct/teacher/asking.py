@@ -46,10 +46,12 @@ class Question:
     Attributes:
         prompt: Its words.
         fields: A value per variable of the prompt.
+        sample: Tells repetitions of one question apart, whose answers are drawn anew.
     """
 
     prompt: Prompt
     fields: dict[str, str]
+    sample: int = 0
 
     @property
     def tokens(self) -> int:
@@ -82,6 +84,7 @@ class Asker:
         retries: Calls made again, with growing pauses, after a failure that may heal. The LlamaIndex OpenAI classes retry too.
         patience: Seconds to wait, in growing pauses, for calls that keep failing, as in an outage, before they are given up.
         max_tokens: Longest answer asked for, in tokens.
+        temperature: Given to the LLM with every question; None leaves it to the LLM's own setting.
         budget: Stops the run when used up.
         answers: Where answers are kept and looked up.
         show_progress: Show a progress bar per run.
@@ -98,6 +101,7 @@ class Asker:
         retries: int = 4,
         patience: float = 120.0,
         max_tokens: int = 48,
+        temperature: float | None = None,
         budget: Budget | None = None,
         answers: AnswerFile | None = None,
         show_progress: bool = False,
@@ -110,7 +114,9 @@ class Asker:
             raise ConfigurationError(f"patience: expected 0 or more seconds, found {patience}")
         self.retries = retries
         self.patience = patience
-        self.max_tokens = max_tokens
+        self._settings: dict[str, Any] = {"max_tokens": max_tokens}
+        if temperature is not None:
+            self._settings["temperature"] = temperature
         self.budget = budget or Budget()
         self.answers = answers if answers is not None else AnswerFile(None)
         self.show_progress = show_progress
@@ -200,11 +206,11 @@ class Asker:
         messages = question.prompt.messages(**question.fields)
         response: Any
         if self.llm.metadata.is_chat_model:
-            response = self.llm.chat(messages, max_tokens=self.max_tokens)
+            response = self.llm.chat(messages, **self._settings)
             text = response.message.content or ""
         else:
             assert self.llm.messages_to_prompt is not None  # pydantic fills it in
-            response = self.llm.complete(self.llm.messages_to_prompt(messages), max_tokens=self.max_tokens)
+            response = self.llm.complete(self.llm.messages_to_prompt(messages), **self._settings)
             text = response.text or ""
         usage = usage_of_response(response)
         self.budget.charge(usage if not usage.unmetered else _guessed(question, text))
@@ -220,7 +226,10 @@ class Asker:
         return answer_key(
             self.llm.metadata.model_name,
             question.prompt.version,
-            (value for _, value in sorted(question.fields.items())),
+            [
+                *(value for _, value in sorted(question.fields.items())),
+                *([str(question.sample)] if question.sample else ()),
+            ],
         )
 
 

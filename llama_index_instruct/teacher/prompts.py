@@ -87,6 +87,16 @@ CLASSIFY_AGAIN_WORDS = (
     "{categories}"
 )
 
+SHORT_ANSWER_WORDS = (
+    "The question: {instruction}\n\n"
+    "A text, quoted between two marks {mark}:\n"
+    "{mark}\n"
+    "{text}\n"
+    "{mark}\n\n"
+    "Answer the question about this text in English, in one to five words.\n"
+    'Answer in one line that begins with "Answer:".'
+)
+
 
 def _labelling_template(words: str) -> ChatPromptTemplate:
     return ChatPromptTemplate(
@@ -143,6 +153,9 @@ NAME_CLUSTER = Prompt(name="name_cluster", template=_labelling_template(NAME_CLU
 CLASSIFY = Prompt(name="classify", template=_labelling_template(CLASSIFY_WORDS))
 # Variables: instruction, categories, text, answer.
 CLASSIFY_AGAIN = Prompt(name="classify_again", template=_labelling_template(CLASSIFY_AGAIN_WORDS))
+
+# Variables: instruction, text.
+SHORT_ANSWER = Prompt(name="short_answer", template=_labelling_template(SHORT_ANSWER_WORDS))
 
 
 def fresh_mark() -> str:

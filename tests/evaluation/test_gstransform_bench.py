@@ -33,7 +33,7 @@ from llama_index_instruct.evaluation.gstransform_bench import (
     bench_gstransform,
 )
 from llama_index_instruct.evaluation.plots import Panel, save_scatter
-from llama_index_instruct.gstransform.rows import unit_rows
+from llama_index_instruct.rows import unit_rows
 
 PNG = b"\x89PNG\r\n\x1a\n"
 THINGS = ("printer", "router", "laptop", "phone")

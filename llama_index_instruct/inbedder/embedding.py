@@ -1,0 +1,257 @@
+"""InBedderEmbedding: a LlamaIndex embedding model whose vectors answer an instruction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from pydantic import Field, PrivateAttr
+
+from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.inbedder.cache import as_query, guarded, settings_digest
+from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings, load_encoder
+from llama_index_instruct.inbedder.words import english_stopwords
+from llama_index_instruct.models import INBEDDER_MINILM, resolve_model
+from llama_index_instruct.rows import unit_rows
+
+PoolingName = Literal["first_gen", "avg_gen", "last_gen", "avg_prompt", "expected_answer"]
+
+ABOUT = "What is the text about?"
+"""Asked when no instruction is given."""
+
+# What a vector does not depend on: how it is computed, and who watches.
+_NOT_IN_KEY = frozenset(
+    {
+        "device",
+        "batch_tokens",
+        "embed_batch_size",
+        "num_workers",
+        "callback_manager",
+        "embeddings_cache",
+        "rate_limiter",
+        "cache_folder",
+        "instruction",
+        "query_instruction",
+        "centers",
+    }
+)
+
+
+class InBedderEmbedding(BaseEmbedding):
+    """Embeds what the model would answer to an instruction about the text (InBedder, arXiv 2402.09642).
+
+    Two texts are near when their answers are alike, whatever else they speak of. One forward pass per text: nothing is
+    generated with the default poolings.
+
+    Args:
+        model_name: ``"inbedder-minilm"``, the small masked model that comes with this package; a folder; or a Hub name such
+            as ``BrandonZYW/roberta-large-InBedder``, ``BrandonZYW/opt-1.3b-InBedder`` or ``BrandonZYW/llama-2-7b-InBedder``.
+        instruction: The question asked about every text, such as "How does the writer feel?".
+
+    Raises:
+        ConfigurationError: If the instruction is empty, a setting does not fit the model, or the folder does not exist.
+
+    Example:
+        >>> feeling = InBedderEmbedding(instruction="How does the writer feel?")  # doctest: +SKIP
+        >>> feeling.answer(["It works like a charm, thank you!"])  # doctest: +SKIP
+        ['happy']
+        >>> product = feeling.with_instruction("Which product is this about?")  # doctest: +SKIP
+    """
+
+    instruction: str = Field(default=ABOUT, description="The question asked about every text.")
+    query_instruction: str | None = Field(
+        default=None, description="The question asked about queries; the same as for texts if None."
+    )
+    pooling: PoolingName | None = Field(
+        default=None,
+        frozen=True,
+        description="Which states are the embedding; None: what the model was made for, else 'first_gen' for causal and "
+        "sequence-to-sequence models, 'avg_gen' for masked ones.",
+    )
+    layer: int = Field(default=-1, frozen=True, description="Hidden state to pool; 0 the word embeddings, -1 the last.")
+    template: str | None = Field(
+        default=None, frozen=True, description="'inbedder', 'chat', or a pattern with {input} and {instruction}."
+    )
+    masks: int | None = Field(default=None, ge=1, frozen=True, description="Mask tokens of a masked model; None: 3.")
+    max_length: int | None = Field(
+        default=None,
+        ge=8,
+        frozen=True,
+        description="Longest prompt in tokens; None: 512, or less if the model reads less.",
+    )
+    max_new_tokens: int = Field(default=20, ge=1, frozen=True, description="Most answer tokens that decoding predicts.")
+    filter_stopwords: bool = Field(
+        default=False,
+        frozen=True,
+        description="Skip English stopwords in answers; for models not trained for short ones.",
+    )
+    extra_stopwords: list[str] = Field(
+        default_factory=list, frozen=True, description="More words to skip, such as 'sure' and 'based'."
+    )
+    normalize: bool = Field(default=True, description="Return vectors of length one.")
+    centers: dict[str, list[float]] = Field(
+        default_factory=dict, description="Per instruction the mean vector that is subtracted; see centered_on()."
+    )
+    device: str | None = Field(default=None, frozen=True, description="Such as 'cuda:0'; None: an accelerator if any.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        frozen=True,
+        description="'auto': bfloat16 where the hardware multiplies it natively, else float32.",
+    )
+    batch_tokens: int = Field(default=2048, ge=1, frozen=True, description="Tokens per forward pass, padding included.")
+    trust_remote_code: bool = Field(default=False, frozen=True, description="Run code that comes with a Hub model.")
+    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
+    cache_folder: str | None = Field(default=None, frozen=True, description="Where Hub models are kept.")
+
+    _encoder: AnswerEncoder = PrivateAttr()
+
+    def __init__(
+        self,
+        model_name: str = INBEDDER_MINILM,
+        instruction: str = ABOUT,
+        *,
+        embed_batch_size: int = 256,
+        **fields: Any,
+    ) -> None:
+        _reject_unknown(type(self), fields)
+        fields |= {"model_name": model_name, "instruction": instruction, "embed_batch_size": embed_batch_size}
+        super().__init__(**fields)
+        _check_instruction(self.instruction)
+        self._encoder = load_encoder(
+            resolve_model(self.model_name),
+            self._encoder_settings(),
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+            cache_folder=self.cache_folder,
+        )
+        self._guard_cache()
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex serialises it."""
+        return "InBedderEmbedding"
+
+    def with_instruction(self, instruction: str, *, query_instruction: str | None = None) -> InBedderEmbedding:
+        """Return a copy that asks something else; the weights are shared, not loaded again."""
+        _check_instruction(instruction)
+        other = self.model_copy(update={"instruction": instruction, "query_instruction": query_instruction})
+        other._guard_cache()
+        return other
+
+    def centered_on(self, texts: Sequence[str]) -> InBedderEmbedding:
+        """Return a copy that subtracts from every vector the mean vector of these texts, weights shared.
+
+        The mean is what all answers to one question have in common. It is kept in ``centers``, per instruction, and so saved
+        with ``to_dict()``: single texts and batches agree. A few hundred texts of the collection are enough.
+
+        Raises:
+            ConfigurationError: If there are no texts.
+        """
+        if not texts:
+            raise ConfigurationError("centered_on: expected at least one text, found none")
+        asked = {self.instruction, self._query_instruction}
+        means = {question: self._encoder.embed(texts, question).mean(axis=0).tolist() for question in sorted(asked)}
+        other = self.model_copy(update={"centers": {**self.centers, **means}})
+        other._guard_cache()
+        return other
+
+    def answer(self, texts: Sequence[str]) -> list[str]:
+        """Return what the model would say about each text: the words behind the vectors."""
+        return self._encoder.answer(_checked(texts), self.instruction)
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return what tracing shows."""
+        return {**super().to_payload(), "instruction": self.instruction, "pooling": self._encoder.pooling}
+
+    def get_query_embedding(self, query: str) -> list[float]:
+        """Embed a query; see the base class. Overridden only to keep queries and texts apart in ``embeddings_cache``."""
+        with as_query():
+            return super().get_query_embedding(query)
+
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """Embed a query; see the base class."""
+        with as_query():
+            return await super().aget_query_embedding(query)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign a field; the cache stays keyed by what the vectors depend on."""
+        super().__setattr__(name, value)
+        if name in type(self).model_fields:
+            self._guard_cache()
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._embed([query], self._query_instruction)[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._embed([text], self.instruction)[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self._embed(texts, self.instruction)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+    def _embed(self, texts: Sequence[str], instruction: str) -> list[list[float]]:
+        rows = self._encoder.embed(_checked(texts), instruction)
+        if instruction in self.centers:
+            rows = rows - np.array(self.centers[instruction], dtype=np.float32)
+        vectors: list[list[float]] = (unit_rows(rows) if self.normalize else rows).tolist()
+        return vectors
+
+    def _encoder_settings(self) -> EncoderSettings:
+        dropped = [*(english_stopwords() if self.filter_stopwords else ()), *self.extra_stopwords]
+        return EncoderSettings(
+            pooling=self.pooling,
+            layer=self.layer,
+            template=self.template,
+            masks=self.masks,
+            max_length=self.max_length,
+            max_new_tokens=self.max_new_tokens,
+            batch_tokens=self.batch_tokens,
+            dropped_words=tuple(dropped),
+        )
+
+    def _guard_cache(self) -> None:
+        keys = [self._key(instruction) for instruction in (self.instruction, self._query_instruction)]
+        self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, *keys)
+
+    def _key(self, instruction: str) -> str:
+        depends = {name: value for name, value in self.__dict__.items() if name not in _NOT_IN_KEY}
+        return settings_digest(depends | {"asked": instruction, "center": self.centers.get(instruction)})
+
+    @property
+    def _query_instruction(self) -> str:
+        return self.query_instruction or self.instruction
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigurationError(f"text {i}: expected a string, found {type(text).__name__}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigurationError(f"text {i}: expected valid Unicode, found half of a surrogate pair: {text[:40]!r}")
+    return texts
+
+
+def _check_instruction(instruction: str) -> None:
+    if not instruction.strip():
+        raise ConfigurationError('instruction: expected a question, such as "How does the writer feel?", found none')
+
+
+def _reject_unknown(component: type[BaseEmbedding], fields: dict[str, Any]) -> None:
+    unknown = sorted(set(fields) - set(component.model_fields) - {"class_name"})
+    if unknown:
+        raise ConfigurationError(
+            f"{component.__name__}: unknown argument {unknown[0]!r}; known: {', '.join(sorted(component.model_fields))}"
+        )

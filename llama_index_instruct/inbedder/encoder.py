@@ -1,0 +1,226 @@
+"""Hugging Face model -> answer states: prompts packed by length, one forward pass per batch."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from llama_index_instruct.errors import ConfigurationError, InstructWarning
+from llama_index_instruct.inbedder.packing import packed
+from llama_index_instruct.inbedder.template import find_template
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from llama_index_instruct.inbedder.architectures import Architecture
+    from llama_index_instruct.inbedder.loading import Kind
+    from llama_index_instruct.inbedder.pooling import Pooling
+
+T = TypeVar("T")
+
+LONGEST_PROMPT = 512
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """How prompts are made and read; None leaves a choice to the model.
+
+    Attributes:
+        pooling: Which states are the embedding.
+        layer: Hidden state to read, -1 for the last.
+        template: Name or pattern of the prompt template.
+        masks: Mask tokens of a masked model.
+        max_length: Longest prompt in tokens.
+        max_new_tokens: Most answer tokens that decoding predicts.
+        batch_tokens: Tokens of a batch, padding included.
+        dropped_words: Words whose tokens pooling and answers skip.
+    """
+
+    pooling: Pooling | None = None
+    layer: int = -1
+    template: str | None = None
+    masks: int | None = None
+    max_length: int | None = None
+    max_new_tokens: int = 20
+    batch_tokens: int = 2048
+    dropped_words: tuple[str, ...] = field(default=())
+
+
+class AnswerEncoder:
+    """A language model that embeds its answers. One thread at a time; others wait.
+
+    Args:
+        model: With its language-model head, on its device.
+        tokenizer: Its own.
+        kind: How it answers.
+        settings: What the model's own configuration does not say better: a checkpoint of ours records pooling, template and
+            masks under ``inbedder`` in its ``config.json``.
+
+    Raises:
+        ConfigurationError: If a setting does not fit the model.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, kind: Kind, settings: EncoderSettings
+    ) -> None:
+        from llama_index_instruct.inbedder.architectures import ARCHITECTURES
+        from llama_index_instruct.inbedder.examples import special_tokens
+        from llama_index_instruct.inbedder.tokenization import PromptTokenizer
+        from llama_index_instruct.inbedder.words import stopword_ids
+
+        own = getattr(model.config, "inbedder", None) or {}
+        self.kind = kind
+        self.pooling: Pooling = settings.pooling or own.get("pooling") or _DEFAULT_POOLING[kind]
+        self.template = settings.template or own.get("template") or "inbedder"
+        self.masks = settings.masks or own.get("masks") or 3
+        self.max_length = min(settings.max_length or LONGEST_PROMPT, longest_prompt(model.config, tokenizer))
+        self.dimension = int(model.config.hidden_size)
+        self._check_layer(model, settings.layer)
+        prefix, suffix = special_tokens(tokenizer, kind, self.masks)
+        self._prompts = PromptTokenizer(
+            tokenizer, find_template(self.template), max_length=self.max_length, prefix=prefix, suffix=suffix
+        )
+        extra: dict[str, Any] = {"masks": self.masks} if kind == "masked" else {}
+        dropped = stopword_ids(tokenizer, settings.dropped_words) if settings.dropped_words else frozenset[int]()
+        self._architecture: Architecture = ARCHITECTURES[kind](
+            model, tokenizer, layer=settings.layer, steps=settings.max_new_tokens, dropped=dropped, **extra
+        )
+        self._batch_tokens = settings.batch_tokens
+        self._lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str], instruction: str) -> NDArray[np.float32]:
+        """Return the pooled answer states, (n, d), not normalised.
+
+        Raises:
+            ConfigurationError: If the instruction alone does not fit the model's window.
+        """
+        rows = np.empty((len(texts), self.dimension), dtype=np.float32)
+
+        def read(prompts: list[list[int]], at: list[int]) -> None:
+            rows[at] = self._architecture.embed(prompts, self.pooling).float().cpu().numpy()
+
+        self._each_batch(texts, instruction, read)
+        return rows
+
+    def answer(self, texts: Sequence[str], instruction: str) -> list[str]:
+        """Return what the model would say about each text."""
+        answers = [""] * len(texts)
+
+        def read(prompts: list[list[int]], at: list[int]) -> None:
+            for i, answer in zip(at, self._architecture.answer(prompts), strict=True):
+                answers[i] = answer
+
+        self._each_batch(texts, instruction, read)
+        return answers
+
+    def _each_batch(
+        self, texts: Sequence[str], instruction: str, read: Callable[[list[list[int]], list[int]], None]
+    ) -> None:
+        import torch
+
+        with self._lock, torch.inference_mode():
+            prompts, cut = self._prompts.encode(texts, [instruction] * len(texts))
+            if cut:
+                warnings.warn(
+                    f"{cut} of {len(texts)} texts lost their end: prompts hold at most {self.max_length} tokens",
+                    InstructWarning,
+                    stacklevel=4,
+                )
+            for at in packed([len(prompt) for prompt in prompts], self._batch_tokens):
+                read([prompts[i] for i in at], at)
+
+    def _check_layer(self, model: PreTrainedModel, layer: int) -> None:
+        if self.pooling == "expected_answer" and layer != -1:
+            raise ConfigurationError(f"layer: expected -1 with pooling 'expected_answer', found {layer}")
+        last = int(model.config.num_hidden_layers)
+        if not -1 <= layer <= last:
+            raise ConfigurationError(f"layer: expected -1 or 0 to {last}, found {layer}")
+
+
+_DEFAULT_POOLING: dict[str, Pooling] = {"causal": "first_gen", "masked": "avg_gen", "seq2seq": "first_gen"}
+
+
+def longest_prompt(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return how many tokens the model can read at most.
+
+    RoBERTa counts its positions from the padding token's number, so its table holds that many more than it can read.
+    """
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if positions is None:
+        return int(min(tokenizer.model_max_length, 1_000_000))
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= int(config.pad_token_id) + 1
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def load_encoder(
+    path: str,
+    settings: EncoderSettings,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    cache_folder: str | None = None,
+) -> AnswerEncoder:
+    """Load a model for embedding.
+
+    Args:
+        path: Folder or Hub name.
+        settings: See ``EncoderSettings``.
+        device: For example ``"cuda:0"``; None takes an accelerator if there is one.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``. ``"auto"`` is bfloat16 where the hardware
+            multiplies it natively, else float32.
+        trust_remote_code: Run code that comes with a Hub model.
+        revision: Branch, tag or commit of a Hub model.
+        cache_folder: Where Hub models are kept.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    from llama_index_instruct.inbedder.loading import load_model, load_tokenizer, model_kind
+    from llama_index_instruct.inbedder.weights import is_quantized, load_quantized
+
+    source: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "revision": revision,
+        "cache_dir": cache_folder,
+    }
+    target = torch.device(device or _default_device())
+    kind = model_kind(AutoConfig.from_pretrained(path, **source))
+    number = choose_dtype(dtype, target)
+    model = load_quantized(path, number) if is_quantized(path) else load_model(path, kind, dtype=number, **source)
+    cast(Any, model).to(target)
+    cast(Any, model).eval()
+    return AnswerEncoder(model, load_tokenizer(path, **source), kind, settings)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format of this name; see ``load_encoder``."""
+    import torch
+
+    if name != "auto":
+        return cast("torch.dtype", getattr(torch, name))
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for bfloat16, rather than emulating it."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _default_device() -> str:
+    import torch
+
+    return str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"

@@ -1,0 +1,200 @@
+"""Hugging Face's trainer with the answer objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.inbedder.batches import GroupedBatches
+from llama_index_instruct.inbedder.examples import IGNORED, Example, ExampleMaker, Step, collate_causal, collate_masked
+from llama_index_instruct.inbedder.loading import (
+    Kind,
+    load_model,
+    load_tokenizer,
+    model_kind,
+    output_embeddings,
+    position_ids,
+    prediction_head,
+)
+from llama_index_instruct.inbedder.objective import answer_contrast, state_contrast
+from llama_index_instruct.inbedder.pooling import expected_answer
+from llama_index_instruct.inbedder.triples import QATriple, groups_of
+from llama_index_instruct.inbedder.words import english_stopwords
+from llama_index_instruct.models import resolve_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from llama_index_instruct.inbedder.training import TrainingSettings
+
+
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+"""Names under which the configurations of BERT's family keep dropout."""
+
+
+class AnswerTrainer(Trainer):
+    """Trains on ``answer_weight`` cross-entropy + ``contrast_weight`` InfoNCE + ``state_weight`` contrast among states."""
+
+    def __init__(
+        self, *, settings: TrainingSettings, kind: Kind, answers: Tensor, batches: GroupedBatches, **trainer: Any
+    ) -> None:
+        self._settings = settings
+        self._kind = kind
+        self._answers = answers
+        self._batches = batches
+        super().__init__(**trainer)
+
+    @classmethod
+    def prepare(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        kind: Kind,
+        triples: Sequence[QATriple],
+        folder: Path,
+        settings: TrainingSettings,
+        encoder: str,
+    ) -> AnswerTrainer:
+        """Tokenise the triples, embed their answers, and return a trainer about to start."""
+        maker = ExampleMaker(
+            tokenizer, kind, max_length=settings.max_length, masks=settings.masks, stopwords=english_stopwords()
+        )
+        examples, answers = maker.make(triples)
+        batches = GroupedBatches(
+            groups_of(triples, settings.largest_group), [len(e) for e in examples], settings.batch_size, settings.seed
+        )
+        return cls(
+            model=model,
+            args=_arguments(folder, settings),
+            train_dataset=cast(Any, examples),
+            data_collator=_collator(kind, cast(int, tokenizer.pad_token_id)),
+            settings=settings,
+            kind=kind,
+            answers=embed_answers(answers, encoder, model.config.hidden_size),
+            batches=batches,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches that keep groups together instead of the trainer's random ones."""
+        loader: DataLoader[Any] = DataLoader(
+            cast(Any, self.train_dataset), batch_sampler=cast(Any, self._batches), collate_fn=self.data_collator
+        )
+        return cast("DataLoader[Any]", self.accelerator.prepare(loader))
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the weighted sum of the three terms."""
+        step = cast(Step, inputs)
+        device = step["input_ids"].device.type
+        with torch.autocast(
+            device, torch.bfloat16, enabled=self._settings.bf16
+        ):  # the trainer's own covers forward() only
+            states, scores = answer_states(self.accelerator.unwrap_model(model), self._kind, step)
+        loss = self._settings.answer_weight * functional.cross_entropy(
+            scores.flatten(0, 1).float(), step["labels"].flatten(), ignore_index=IGNORED
+        )
+        pooled = states.float().mean(dim=1) if self._kind == "masked" else states[:, 0].float()
+        targets = self._answers[step["answer_ids"].cpu()].to(pooled.device).float()
+        if self._settings.contrast_weight:
+            loss = loss + self._settings.contrast_weight * answer_contrast(pooled, targets, self._settings.scale)
+        if self._settings.state_weight:
+            expected = expected_answer(scores[:, 0], output_embeddings(model))
+            apart = state_contrast(pooled, targets, self._settings.scale)
+            apart = apart + state_contrast(expected, targets, self._settings.scale)
+            loss = loss + self._settings.state_weight * apart / 2
+        return (loss, {"states": pooled}) if return_outputs else loss
+
+
+def answer_states(model: PreTrainedModel, kind: Kind, step: Step) -> tuple[Tensor, Tensor]:
+    """Return the (b, a, d) last-layer states at the answer positions and their (b, a, words) scores.
+
+    The language-model head reads only these positions: over all of them it costs more than the model below it.
+    """
+    inputs = {"input_ids": step["input_ids"], "attention_mask": step["attention_mask"]}
+    if kind == "causal":
+        inputs |= position_ids(model, step["attention_mask"])
+    states = model.base_model(**inputs).last_hidden_state
+    rows = torch.arange(len(states), device=states.device)[:, None]
+    states = states[rows, step["answer_at"]]
+    head = prediction_head(model) if kind == "masked" else cast(Any, model).get_output_embeddings()
+    return states, head(states)
+
+
+def embed_answers(answers: Sequence[str], encoder: str, width: int) -> Tensor:
+    """Return the frozen encoder's unit embeddings of the answers, (n, width), half precision.
+
+    Where the model in training has another width, one fixed rotation carries the embeddings over: with more
+    dimensions their cosines stay as they are, with fewer approximately (Johnson-Lindenstrauss).
+    """
+    from sentence_transformers import SentenceTransformer
+
+    vectors = SentenceTransformer(resolve_model(encoder)).encode(
+        list(answers), batch_size=256, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=True
+    )
+    vectors = vectors.float().cpu()
+    if vectors.shape[1] != width:
+        generator = torch.Generator().manual_seed(0)
+        tall, flat = max(vectors.shape[1], width), min(vectors.shape[1], width)
+        rotation, _ = torch.linalg.qr(torch.randn(tall, flat, generator=generator))
+        vectors = vectors @ (rotation.T if vectors.shape[1] < width else rotation)
+    return vectors.half()
+
+
+def load_for_training(
+    base: str, kind: Kind | None, settings: TrainingSettings
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Kind]:
+    """Load the model to start from, new weights seeded.
+
+    Raises:
+        ConfigurationError: If the model is neither causal nor masked.
+    """
+    from transformers import AutoConfig
+
+    path = resolve_model(base)
+    kind = kind or model_kind(AutoConfig.from_pretrained(path))
+    if kind == "seq2seq":
+        raise ConfigurationError("base model: expected a causal or masked language model, found an encoder-decoder")
+    set_seed(settings.seed)
+    model = load_model(path, kind, dtype=torch.float32, **dict.fromkeys(DROPOUTS, settings.dropout))
+    return model, load_tokenizer(path), kind
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint of a folder, None where there is none."""
+    return cast(Any, get_last_checkpoint)(str(folder)) if folder.is_dir() else None
+
+
+def _collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], Step]:
+    collate = collate_masked if kind == "masked" else collate_causal
+    return lambda examples: collate(examples, pad)
+
+
+def _arguments(folder: Path, settings: TrainingSettings) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        bf16=settings.bf16,
+        use_cpu=not torch.accelerator.is_available(),
+        seed=settings.seed,
+        save_steps=settings.save_steps,
+        save_total_limit=1,
+        logging_steps=20,
+        report_to=[],
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )

@@ -1,0 +1,82 @@
+"""Paragraph-question-answer triples: reading them, and what is kept of an answer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_index_instruct.errors import ConfigurationError
+
+_WORD = re.compile(r"\S+")
+_FIELDS = ("paragraph", "question", "answer")
+
+
+@dataclass(frozen=True)
+class QATriple:
+    """One training example.
+
+    Attributes:
+        paragraph: The text.
+        question: The instruction.
+        answer: What the embedding should stand for, a few words.
+        group: Triples of one group are put into the same batch, where each is a hard negative of the others: several
+            questions about one paragraph, or the texts of one domain. Empty: the paragraph itself.
+        source: Where the triple comes from; listed in the model card.
+    """
+
+    paragraph: str
+    question: str
+    answer: str
+    group: str = ""
+    source: str = ""
+
+
+def read_triples(paths: Iterable[str | Path]) -> list[QATriple]:
+    """Read JSONL files (gzip too) with the fields paragraph, question, answer, and optionally group and source.
+
+    Raises:
+        ConfigurationError: If a line is not such an object; the message names the file and the line.
+    """
+    return [triple for path in paths for triple in _read(Path(path))]
+
+
+def _read(path: Path) -> Iterator[QATriple]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _parse(line, f"{path}, line {number}")
+
+
+def _parse(line: str, place: str) -> QATriple:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"{place}: expected a JSON object, found {line[:60]!r}") from error
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) and row[name].strip() for name in _FIELDS):
+        raise ConfigurationError(f"{place}: expected non-empty strings {', '.join(_FIELDS)}, found {line[:60]!r}")
+    paragraph, question, answer = (row[name] for name in _FIELDS)
+    return QATriple(paragraph, question, answer, str(row.get("group", "")), str(row.get("source", "")))
+
+
+def without_stopwords(answer: str, stopwords: Iterable[str]) -> str:
+    """Drop stopwords, so that the first predicted token carries the answer (paper section 3.2).
+
+    An answer of nothing but stopwords ("no", "her own") is kept whole.
+    """
+    dropped = set(stopwords)
+    words = _WORD.findall(answer)
+    kept = [word for word in words if word.lower().strip(".,;:!?'\"()") not in dropped]
+    return " ".join(kept or words)
+
+
+def groups_of(triples: Sequence[QATriple], largest: int) -> list[list[int]]:
+    """Return the positions of the triples of each group, groups longer than ``largest`` cut into pieces."""
+    members: dict[str, list[int]] = {}
+    for i, triple in enumerate(triples):
+        members.setdefault(triple.group or triple.paragraph, []).append(i)
+    return [rows[at : at + largest] for rows in members.values() for at in range(0, len(rows), largest)]
