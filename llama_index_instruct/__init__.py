@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from llama_index_instruct.gstransform.sampling import QdrantSource
     from llama_index_instruct.gstransform.sources import ClusterLabels, LabelSource, LLMLabels, MetadataLabels
     from llama_index_instruct.gstransform.transform import GSTransform
+    from llama_index_instruct.inbedder.answering import AnswerEmbedding
+    from llama_index_instruct.inbedder.embedding import InBedderEmbedding
+    from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
+    from llama_index_instruct.inbedder.triples import QATriple
     from llama_index_instruct.refinement.retriever import RefinementRetriever
     from llama_index_instruct.refinement.selection import SelectionSettings
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AnswerEmbedding": "inbedder.answering",
     "Budget": "teacher.usage",
     "CallableJudge": "teacher.standins",
     "ClusterLabels": "gstransform.sources",
@@ -62,6 +67,8 @@ _HOMES = {
     "GSTransformEvent": "gstransform.course",
     "GSTransformPostprocessor": "gstransform.postprocessor",
     "GSTransformRetriever": "gstransform.retriever",
+    "InBedderEmbedding": "inbedder.embedding",
+    "InBedderTrainingSettings": "inbedder.training",
     "IncompatibleStoreError": "errors",
     "InstructError": "errors",
     "InstructWarning": "errors",
@@ -78,6 +85,7 @@ _HOMES = {
     "MissingVectorsError": "errors",
     "PostprocessorJudge": "teacher.standins",
     "Prices": "teacher.usage",
+    "QATriple": "inbedder.triples",
     "QdrantSource": "gstransform.sampling",
     "RefinedQuery": "refinement.solvers",
     "RefinementError": "errors",
@@ -94,10 +102,12 @@ _HOMES = {
     "Usage": "teacher.usage",
     "fit_gstransform": "gstransform.pipeline",
     "refine_query": "refinement.solvers",
+    "train_inbedder": "inbedder.training",
     "transform_collection": "gstransform.collection",
 }
 
 __all__ = [
+    "AnswerEmbedding",
     "Budget",
     "CallableJudge",
     "ClusterLabels",
@@ -111,6 +121,8 @@ __all__ = [
     "GSTransformEvent",
     "GSTransformPostprocessor",
     "GSTransformRetriever",
+    "InBedderEmbedding",
+    "InBedderTrainingSettings",
     "IncompatibleStoreError",
     "InstructError",
     "InstructWarning",
@@ -127,6 +139,7 @@ __all__ = [
     "MissingVectorsError",
     "PostprocessorJudge",
     "Prices",
+    "QATriple",
     "QdrantSource",
     "RefinedQuery",
     "RefinementError",
@@ -143,6 +156,7 @@ __all__ = [
     "Usage",
     "fit_gstransform",
     "refine_query",
+    "train_inbedder",
     "transform_collection",
 ]
 

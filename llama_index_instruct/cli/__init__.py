@@ -1,4 +1,4 @@
-"""The command line: ``llama-index-instruct demo | fit | transform | bench``."""
+"""The command line: ``llama-index-instruct demo | fit | transform | train | bench``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import typer
 from llama_index_instruct.cli.bench import bench_app
 from llama_index_instruct.cli.demo import demo
 from llama_index_instruct.cli.gstransform import fit, transform
+from llama_index_instruct.cli.train import train_app
 
 app = typer.Typer(
     help="Retrieval that follows instructions, for LlamaIndex and Qdrant.",
@@ -16,6 +17,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(fit)
 app.command()(transform)
+app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 
 __all__ = ["app"]

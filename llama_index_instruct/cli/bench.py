@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,12 @@ from llama_index_instruct.cli.options import (
     errors_as_messages,
     openai_like,
 )
+
+BENCH_MODEL_HELP = (
+    "'inbedder-minilm', 'minilm' (blind), a folder or a Hub name; 'prefix:NAME' writes the instruction before the text of a "
+    "sentence encoder, 'centered:NAME' subtracts an InBedder's mean; repeat for several."
+)
+DEFAULT_BENCH_MODELS = ("minilm", "prefix:minilm", "inbedder-minilm")
 
 bench_app = typer.Typer(help="Measure against what people use today.", no_args_is_help=True)
 
@@ -63,10 +69,8 @@ def bench_refinement_command(
         record = bench_refinement(sets, load_embed_model(embed_model), settings, cache=cache)
         if speed:
             record["solver_speed"] = bench_solver_speed(judged=max(judged, 2))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        _write(record, output)
         refinement_table(record, console)
-        console.print(f"written: {output}", markup=False, soft_wrap=True)
 
 
 @bench_app.command("gstransform")
@@ -92,10 +96,41 @@ def bench_gstransform_command(
         settings = GSTransformBench(labels=labels, sample=sample, flip=flip, methods=chosen, seed=seed)
         corpora = [load_facets(folder) for folder in data]
         record = bench_gstransform(corpora, load_embed_model(embed_model), settings, cache=cache)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        _write(record, output)
         gstransform_table(record, console)
-        console.print(f"written: {output}", markup=False, soft_wrap=True)
+
+
+@bench_app.command("inbedder")
+def bench_inbedder_command(
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    triplets: Annotated[Path | None, typer.Option(help="JSONL file of triplets.")] = None,
+    facets: Annotated[list[Path] | None, typer.Option(help="Folder of a faceted corpus; repeat for several.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help=BENCH_MODEL_HELP)] = None,
+    rows: Annotated[int, typer.Option(help="Most texts of a facet that are clustered.")] = 2000,
+    per_pair: Annotated[int | None, typer.Option(help="Most triplets per pair of facets; default: all.")] = None,
+    wordings: Annotated[
+        Path | None, typer.Option(help="JSON with paraphrases and wrong questions, to ask instead.")
+    ] = None,
+    speed: Annotated[bool, typer.Option(help="Also time the models, as ratios.")] = True,
+    seed: Annotated[int, typer.Option(help="Of drawn texts and k-means.")] = 0,
+) -> None:
+    """Do the vectors follow the instruction: triplets, clusters by v-measure, other wordings, speed."""
+    from llama_index_instruct.evaluation.facets import load_facets
+    from llama_index_instruct.evaluation.inbedder_bench import InBedderBench, bench_inbedder, load_wordings
+    from llama_index_instruct.evaluation.report import inbedder_table
+    from llama_index_instruct.evaluation.triplets import load_triplets
+
+    with errors_as_messages():
+        settings = InBedderBench(models=tuple(model or DEFAULT_BENCH_MODELS), rows=rows, seed=seed)
+        record = bench_inbedder(
+            load_triplets(triplets, per_pair=per_pair) if triplets else [],
+            [load_facets(folder) for folder in facets or []],
+            settings,
+            wordings=load_wordings(wordings) if wordings else None,
+            speed=speed,
+        )
+        _write(record, output)
+        inbedder_table(record, console)
 
 
 @bench_app.command("latency")
@@ -113,7 +148,7 @@ def bench_latency_command(
         record = bench_latency(delay=delay, documents=documents, judged=judged, rounds=rounds)
         console.print_json(json.dumps(record))
         if output is not None:
-            output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            _write(record, output)
 
 
 @bench_app.command("collection")
@@ -130,4 +165,10 @@ def bench_collection_command(
         record = bench_collection(points=points, dimension=dimension, rounds=rounds)
         console.print_json(json.dumps(record))
         if output is not None:
-            output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            _write(record, output)
+
+
+def _write(record: dict[str, Any], output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    console.print(f"written: {output}", markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation.datasets import Ticket, TicketQuery, load_tickets
 from llama_index_instruct.evaluation.demo_gstransform import run_gstransform_demo
+from llama_index_instruct.evaluation.demo_inbedder import run_inbedder_demo
 from llama_index_instruct.evaluation.metrics import ranking_measures
 from llama_index_instruct.models import load_embed_model
 from llama_index_instruct.refinement.retriever import RefinementRetriever
@@ -52,8 +53,8 @@ def run_demo(
         picture: Where the scatter plots of the second part go.
 
     Returns:
-        Mean ``map_plain`` and ``map_refined``, ``judgements`` and ``milliseconds`` per query; and of the second part what
-        ``run_gstransform_demo`` returns.
+        Mean ``map_plain`` and ``map_refined``, ``judgements`` and ``milliseconds`` per query; and what
+        ``run_gstransform_demo`` and ``run_inbedder_demo`` return.
 
     Raises:
         ConfigurationError: If the data is not found.
@@ -101,7 +102,8 @@ def run_demo(
         f"refined[/bold], with {summary['judgements']:.0f} judgements of {len(tickets)} messages and "
         f"{summary['milliseconds']:.0f} ms a query (the two searches, the vectors, the judge and the solve)."
     )
-    return summary | run_gstransform_demo(console, index, tickets, llm=llm, picture=picture)
+    summary |= run_gstransform_demo(console, index, tickets, llm=llm, picture=picture)
+    return summary | run_inbedder_demo(console, index, tickets)
 
 
 def ticket_index(tickets: Sequence[Ticket], embed_model_name: str = "minilm") -> VectorStoreIndex:

@@ -66,6 +66,32 @@ def gstransform_table(record: dict[str, Any], console: Console) -> None:
         console.print(table)
 
 
+def inbedder_table(record: dict[str, Any], console: Console) -> None:
+    """Print the record of ``bench_inbedder``: triplets, clusters and the means, a column per model."""
+    models = list(record["means"])
+    parts = (
+        ("triplets", "mean", "triplets right, in percent, mean of both instructions (blind: 50)"),
+        ("clusters", "v_measure", "v-measure of k-means, in percent"),
+        ("robustness", "paraphrased", "triplets right under other wordings of the instructions"),
+        ("robustness", "wrong", "triplets right under wrong questions"),
+    )
+    for part, measure, title in parts:
+        rows = record.get(part)
+        if not rows:
+            continue
+        table = Table(title=title)
+        for column in ("set", *models):
+            table.add_column(column, justify="left" if column == "set" else "right")
+        for name, found in rows.items():
+            table.add_row(name, *(f"{found[model][measure]:.1f}" for model in models))
+        table.add_row("mean", *(f"{record['means'][model][f'{part} {measure}']:.1f}" for model in models))
+        console.print(table)
+    for model, row in record["speed"].items():
+        console.print(
+            f"{model}: {row['texts_per_cpu_s']:.0f} texts per CPU second, {row['vs_reference']:.2f} of the reference"
+        )
+
+
 def _gain(methods: dict[str, Any], method: str) -> str:
     if "plain" not in methods:
         return "-"

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, MetadataMode
 
@@ -16,12 +17,11 @@ from llama_index_instruct.gstransform.fingerprint import fingerprint
 from llama_index_instruct.gstransform.fitting import Method, Settings
 from llama_index_instruct.gstransform.labelling import LabellingReport, LabelSettings
 from llama_index_instruct.gstransform.sampling import QdrantSource, Sample, sample_collection, sample_nodes
-from llama_index_instruct.gstransform.sources import GivenLabels, LabelSource, LLMLabels
+from llama_index_instruct.gstransform.sources import ClusterLabels, GivenLabels, LabelSource, LLMLabels
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.teacher.usage import Budget
 
 if TYPE_CHECKING:
-    from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 
@@ -31,7 +31,7 @@ def fit_gstransform(
     instruction: str,
     llm: LLM | None = None,
     embed_model: BaseEmbedding | None = None,
-    labels: LabelSource | Mapping[str, Label] | None = None,
+    labels: LabelSource | Mapping[str, Label] | BaseEmbedding | None = None,
     sample: int = 3000,
     unlabelled: int = 6000,
     clusters: int = 50,
@@ -59,10 +59,12 @@ def fit_gstransform(
         instruction: The question the labels answer, such as "How does the writer feel?".
         llm: Makes the labels from the instruction; about 2 * sample + clusters short calls.
         embed_model: The model that made the stored vectors; embeds summaries, and its fingerprint is kept with the result.
-        labels: In the LLM's place: a label source (``MetadataLabels``, ``ClusterLabels``, your own), or labels by node id.
+        labels: In the LLM's place: a label source (``MetadataLabels``, ``ClusterLabels``, your own), labels by node id, or an
+            embedding model that follows instructions (``InBedderEmbedding()``): its vectors under this instruction are
+            clustered, and no LLM is asked.
         sample: Texts to be labelled; 3,000 are near the best in the paper, and 1,000 not far from it.
         unlabelled: Further vectors of the collection to learn from; they cost nothing but reading.
-        clusters: See ``LabelSettings``.
+        clusters: See ``LabelSettings``; also of an embedding model's vectors.
         label_settings: All of the labelling's settings; then ``clusters`` must be left alone.
         checkpoint: Folder that keeps every answer of the LLM: a killed run goes on where it was, without paying twice.
         budget: Of calls, tokens and money.
@@ -87,8 +89,14 @@ def fit_gstransform(
         raise ConfigurationError(
             f"sample and unlabelled: expected 4 or more and 0 or more, found {sample} and {unlabelled}"
         )
-    label_source = _label_source(
-        llm, embed_model, labels, clusters, label_settings, checkpoint, budget, workers, metadata_mode, show_progress
+    if (llm is None) == (labels is None):
+        raise ConfigurationError("expected llm=... or labels=..., and not both")
+    label_source = (
+        _label_source(
+            llm, embed_model, clusters, label_settings, checkpoint, budget, workers, metadata_mode, show_progress
+        )
+        if labels is None
+        else _given(labels, instruction, clusters, metadata_mode)
     )
     wanted = unlabelled if method == "ridge" else 0
     drawn = _draw(source, sample, wanted, seed, vector_store, embed_model if encode_missing else None)
@@ -117,10 +125,28 @@ def fit_gstransform(
     return replace(transform, info=replace(transform.info, labelling=_plain(report)))
 
 
+def _given(
+    labels: LabelSource | Mapping[str, Label] | BaseEmbedding,
+    instruction: str,
+    clusters: int,
+    metadata_mode: MetadataMode,
+) -> LabelSource:
+    if isinstance(labels, Mapping):
+        return GivenLabels(labels)
+    if not isinstance(labels, BaseEmbedding):
+        return labels
+    asking = getattr(labels, "with_instruction", None)
+    if asking is None:
+        raise ConfigurationError(
+            f"labels: expected an embedding model that follows instructions, found {type(labels).__name__}; to cluster its "
+            "vectors all the same, give ClusterLabels(embed_model)"
+        )
+    return ClusterLabels(asking(instruction), clusters, metadata_mode)
+
+
 def _label_source(
     llm: LLM | None,
     embed_model: BaseEmbedding | None,
-    labels: LabelSource | Mapping[str, Label] | None,
     clusters: int,
     label_settings: LabelSettings | None,
     checkpoint: Path | str | None,
@@ -129,12 +155,8 @@ def _label_source(
     metadata_mode: MetadataMode,
     show_progress: bool,
 ) -> LabelSource:
-    if (llm is None) == (labels is None):
-        raise ConfigurationError("expected llm=... or labels=..., and not both")
     if label_settings is not None and clusters != LabelSettings().clusters:
         raise ConfigurationError("clusters: is a part of label_settings; give LabelSettings(clusters=...) only")
-    if labels is not None:
-        return GivenLabels(labels) if isinstance(labels, Mapping) else labels
     assert llm is not None
     if embed_model is None:
         raise ConfigurationError(

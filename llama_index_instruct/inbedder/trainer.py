@@ -34,7 +34,7 @@ from llama_index_instruct.models import resolve_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from llama_index_instruct.inbedder.training import TrainingSettings
+    from llama_index_instruct.inbedder.training import InBedderTrainingSettings
 
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -45,7 +45,13 @@ class AnswerTrainer(Trainer):
     """Trains on ``answer_weight`` cross-entropy + ``contrast_weight`` InfoNCE + ``state_weight`` contrast among states."""
 
     def __init__(
-        self, *, settings: TrainingSettings, kind: Kind, answers: Tensor, batches: GroupedBatches, **trainer: Any
+        self,
+        *,
+        settings: InBedderTrainingSettings,
+        kind: Kind,
+        answers: Tensor,
+        batches: GroupedBatches,
+        **trainer: Any,
     ) -> None:
         self._settings = settings
         self._kind = kind
@@ -61,7 +67,7 @@ class AnswerTrainer(Trainer):
         kind: Kind,
         triples: Sequence[QATriple],
         folder: Path,
-        settings: TrainingSettings,
+        settings: InBedderTrainingSettings,
         encoder: str,
     ) -> AnswerTrainer:
         """Tokenise the triples, embed their answers, and return a trainer about to start."""
@@ -151,7 +157,7 @@ def embed_answers(answers: Sequence[str], encoder: str, width: int) -> Tensor:
 
 
 def load_for_training(
-    base: str, kind: Kind | None, settings: TrainingSettings
+    base: str, kind: Kind | None, settings: InBedderTrainingSettings
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Kind]:
     """Load the model to start from, new weights seeded.
 
@@ -179,7 +185,7 @@ def _collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], Step]:
     return lambda examples: collate(examples, pad)
 
 
-def _arguments(folder: Path, settings: TrainingSettings) -> TrainingArguments:
+def _arguments(folder: Path, settings: InBedderTrainingSettings) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,

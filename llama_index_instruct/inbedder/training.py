@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class InBedderTrainingSettings:
     """How an InBedder is trained.
 
     Attributes:
@@ -81,7 +81,7 @@ def train_inbedder(
     *,
     kind: Literal["causal", "masked"] | None = None,
     encoder: str = "minilm",
-    settings: TrainingSettings = TrainingSettings(),
+    settings: InBedderTrainingSettings = InBedderTrainingSettings(),
     data_notes: str = "",
     resume: bool = True,
 ) -> Path:
@@ -93,7 +93,7 @@ def train_inbedder(
         output: Folder of the result; checkpoints are kept in its ``checkpoints`` folder.
         kind: How the model answers; None reads it from the base's configuration.
         encoder: Frozen sentence encoder whose embeddings of the answers are the contrastive targets.
-        settings: See ``TrainingSettings``.
+        settings: See ``InBedderTrainingSettings``.
         data_notes: Sources and licences of the data, Markdown for the model card.
         resume: Go on from the newest checkpoint in ``output``, if there is one.
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from llama_index_instruct.errors import ConfigurationError
 
 _WORD = re.compile(r"\S+")
@@ -80,3 +82,27 @@ def groups_of(triples: Sequence[QATriple], largest: int) -> list[list[int]]:
     for i, triple in enumerate(triples):
         members.setdefault(triple.group or triple.paragraph, []).append(i)
     return [rows[at : at + largest] for rows in members.values() for at in range(0, len(rows), largest)]
+
+
+def drawn(
+    triples: Sequence[QATriple], *, limit: int | None = None, longest: int | None = None, seed: int = 0
+) -> list[QATriple]:
+    """Draw triples by whole paragraphs, so that several questions about one text stay together.
+
+    Args:
+        triples: All there are.
+        limit: Stop at the paragraph that reaches this number; None: take all.
+        longest: Leave out paragraphs of more words.
+        seed: Of the order.
+    """
+    members: dict[str, list[QATriple]] = {}
+    for triple in triples:
+        if longest is None or len(triple.paragraph.split()) <= longest:
+            members.setdefault(triple.paragraph, []).append(triple)
+    paragraphs = list(members)
+    chosen: list[QATriple] = []
+    for i in np.random.default_rng(seed).permutation(len(paragraphs)).tolist():
+        if limit is not None and len(chosen) >= limit:
+            break
+        chosen.extend(members[paragraphs[i]])
+    return chosen

@@ -1,0 +1,110 @@
+"""Texts per CPU second of the answering models, as ratios to what one would write without this package, in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from llama_index_instruct.evaluation.threads import one_thread
+from llama_index_instruct.inbedder.architectures import Architecture, CausalLM
+from llama_index_instruct.inbedder.embedding import InBedderEmbedding
+from llama_index_instruct.inbedder.packing import packed
+from llama_index_instruct.models import MINILM
+
+INSTRUCTION = "What is the text about?"
+WORDS = (
+    "time",
+    "house",
+    "people",
+    "green",
+    "river",
+    "music",
+    "number",
+    "table",
+    "winter",
+    "answer",
+    "market",
+    "letter",
+)
+BATCH = 32
+NEW_TOKENS = 3
+
+
+def mixed_texts(count: int, seed: int = 0) -> list[str]:
+    """Return texts of 3 to 200 words, lengths log-normal with a mean of 36: short and long together."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(3.1, 0.95, count), 3, 200).astype(int)
+    return [" ".join(rng.choice(WORDS, size)) for size in lengths]
+
+
+def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: int = 5) -> dict[str, dict[str, float]]:
+    """Return per model ``texts_per_cpu_s`` and ``vs_reference``, medians over interleaved rounds, one thread, float32.
+
+    The reference of causal models is the published procedure: ``generate()`` with the hidden states of all layers and steps, on
+    batches of 32 sorted by length. The reference of masked models is a bare forward pass over the very batches that
+    the embedding class packs. Models that do not answer are left out.
+
+    Args:
+        models: Name in the record -> model.
+        texts: Of mixed lengths.
+        rounds: Of each: ours, then the reference.
+    """
+    read = mixed_texts(texts)
+    with one_thread():
+        return {name: _timed(model, read, rounds) for name, model in models.items() if model != MINILM}
+
+
+def _timed(model: str, texts: list[str], rounds: int) -> dict[str, float]:
+    embedding = InBedderEmbedding(model, INSTRUCTION, dtype="float32", device="cpu")
+    encoder = embedding._encoder
+    architecture = encoder._architecture
+    prompts, _ = encoder._prompts.encode(texts, [INSTRUCTION] * len(texts))
+    reference = (
+        (lambda: generate_states(architecture, prompts))
+        if isinstance(architecture, CausalLM)
+        else (lambda: bare_forward(architecture, prompts, encoder._batch_tokens))
+    )
+    ours, ratios = [], []
+    for number in range(rounds + 1):
+        mine = _cpu_s(lambda: embedding._get_text_embeddings(texts))
+        theirs = _cpu_s(reference)
+        if number > 0:  # the first round warms up
+            ours.append(len(texts) / mine)
+            ratios.append(theirs / mine)
+    return {"texts_per_cpu_s": statistics.median(ours), "vs_reference": statistics.median(ratios)}
+
+
+def _cpu_s(call: Callable[[], Any]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+@torch.inference_mode()
+def generate_states(architecture: CausalLM, prompts: list[list[int]]) -> None:
+    """Run the published procedure: decode three tokens, keep every hidden state, take one of them."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    model: Any = architecture.model
+    for at in range(0, len(order), BATCH):
+        inputs = Architecture.batch(architecture, [prompts[i] for i in order[at : at + BATCH]])
+        generated = model.generate(
+            **inputs,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            output_hidden_states=True,
+            return_dict_in_generate=True,
+            pad_token_id=architecture.tokenizer.pad_token_id,
+        )
+        generated.hidden_states[0][-1][:, -1].float().cpu().numpy()
+
+
+@torch.inference_mode()
+def bare_forward(architecture: Architecture, prompts: list[list[int]], budget: int) -> None:
+    """Run the model's body alone over the packed batches."""
+    for at in packed([len(prompt) for prompt in prompts], budget):
+        architecture.model.base_model(**architecture.batch([prompts[i] for i in at]))
