@@ -47,8 +47,8 @@ def train_inbedder_command(
         if kind not in (None, "causal", "masked"):
             raise ConfigurationError(f"kind: expected 'causal' or 'masked', found {kind!r}")
         data = drawn(read_triples(triples or []), limit=limit, longest=longest, seed=seed)
-        for path in domains or []:
-            data += compose_triples(read_domains(path), groups, seed=seed)
+        for position, path in enumerate(domains or []):  # a file given twice counts twice, in other compositions
+            data += compose_triples(read_domains(path), groups, seed=seed + position)
         settings = InBedderTrainingSettings(
             epochs=epochs,
             batch_size=batch_size,

@@ -61,13 +61,13 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
 
 def _timed(model: str, texts: list[str], rounds: int) -> dict[str, float]:
     embedding = InBedderEmbedding(model, INSTRUCTION, dtype="float32", device="cpu")
-    encoder = embedding._encoder
-    architecture = encoder._architecture
-    prompts, _ = encoder._prompts.encode(texts, [INSTRUCTION] * len(texts))
+    encoder = embedding.encoder
+    architecture = encoder.architecture
+    prompts, _ = encoder.prompts.encode(texts, [INSTRUCTION] * len(texts))
     reference = (
         (lambda: generate_states(architecture, prompts))
         if isinstance(architecture, CausalLM)
-        else (lambda: bare_forward(architecture, prompts, encoder._batch_tokens))
+        else (lambda: bare_forward(architecture, prompts, encoder.batch_tokens))
     )
     ours, ratios = [], []
     for number in range(rounds + 1):

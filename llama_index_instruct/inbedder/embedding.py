@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from pydantic import Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.cache import as_query, guarded, settings_digest
@@ -136,6 +136,11 @@ class InBedderEmbedding(BaseEmbedding):
         """Return the name under which LlamaIndex serialises it."""
         return "InBedderEmbedding"
 
+    @property
+    def encoder(self) -> AnswerEncoder:
+        """Return the model behind the vectors, shared by the copies that ``with_instruction`` makes."""
+        return self._encoder
+
     def with_instruction(self, instruction: str, *, query_instruction: str | None = None) -> InBedderEmbedding:
         """Return a copy that asks something else; the weights are shared, not loaded again."""
         _check_instruction(instruction)
@@ -177,6 +182,10 @@ class InBedderEmbedding(BaseEmbedding):
         """Embed a query; see the base class."""
         with as_query():
             return await super().aget_query_embedding(query)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the settings only: the weights are loaded again, LlamaIndex's own way would log that it drops them."""
+        return {**BaseModel.__getstate__(self), "__pydantic_private__": None}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign a field; the cache stays keyed by what the vectors depend on."""

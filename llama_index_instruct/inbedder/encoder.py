@@ -84,15 +84,15 @@ class AnswerEncoder:
         self.dimension = int(model.config.hidden_size)
         self._check_layer(model, settings.layer)
         prefix, suffix = special_tokens(tokenizer, kind, self.masks)
-        self._prompts = PromptTokenizer(
+        self.prompts = PromptTokenizer(
             tokenizer, find_template(self.template), max_length=self.max_length, prefix=prefix, suffix=suffix
         )
         extra: dict[str, Any] = {"masks": self.masks} if kind == "masked" else {}
         dropped = stopword_ids(tokenizer, settings.dropped_words) if settings.dropped_words else frozenset[int]()
-        self._architecture: Architecture = ARCHITECTURES[kind](
+        self.architecture: Architecture = ARCHITECTURES[kind](
             model, tokenizer, layer=settings.layer, steps=settings.max_new_tokens, dropped=dropped, **extra
         )
-        self._batch_tokens = settings.batch_tokens
+        self.batch_tokens = settings.batch_tokens
         self._lock = threading.Lock()
 
     def embed(self, texts: Sequence[str], instruction: str) -> NDArray[np.float32]:
@@ -104,7 +104,7 @@ class AnswerEncoder:
         rows = np.empty((len(texts), self.dimension), dtype=np.float32)
 
         def read(prompts: list[list[int]], at: list[int]) -> None:
-            rows[at] = self._architecture.embed(prompts, self.pooling).float().cpu().numpy()
+            rows[at] = self.architecture.embed(prompts, self.pooling).float().cpu().numpy()
 
         self._each_batch(texts, instruction, read)
         return rows
@@ -114,7 +114,7 @@ class AnswerEncoder:
         answers = [""] * len(texts)
 
         def read(prompts: list[list[int]], at: list[int]) -> None:
-            for i, answer in zip(at, self._architecture.answer(prompts), strict=True):
+            for i, answer in zip(at, self.architecture.answer(prompts), strict=True):
                 answers[i] = answer
 
         self._each_batch(texts, instruction, read)
@@ -126,14 +126,14 @@ class AnswerEncoder:
         import torch
 
         with self._lock, torch.inference_mode():
-            prompts, cut = self._prompts.encode(texts, [instruction] * len(texts))
+            prompts, cut = self.prompts.encode(texts, [instruction] * len(texts))
             if cut:
                 warnings.warn(
                     f"{cut} of {len(texts)} texts lost their end: prompts hold at most {self.max_length} tokens",
                     InstructWarning,
                     stacklevel=4,
                 )
-            for at in packed([len(prompt) for prompt in prompts], self._batch_tokens):
+            for at in packed([len(prompt) for prompt in prompts], self.batch_tokens):
                 read([prompts[i] for i in at], at)
 
     def _check_layer(self, model: PreTrainedModel, layer: int) -> None:

@@ -21,6 +21,8 @@ from llama_index_instruct.inbedder.triples import QATriple
 
 TEXTS_PER_GROUP = 16
 LABELS_PER_GROUP = 5
+OTHERS = 0.6
+"""Share of a domain's other facets that a joined text also speaks of."""
 COMPOSED = 0.6
 """Share of texts joined from sentences, where a domain has sentences; the others were written whole."""
 
@@ -128,7 +130,7 @@ def _texts(
 def _joined(
     joinable: Sequence[Facet], chosen: Sequence[Facet], allowed: Mapping[str, set[str]], rng: np.random.Generator
 ) -> tuple[str, Mapping[str, str]]:
-    others = [facet for facet in joinable if facet not in chosen and rng.random() < 0.4]
+    others = [facet for facet in joinable if facet not in chosen and rng.random() < OTHERS]
     parts: list[tuple[str, str, str]] = []
     for facet in [*chosen, *others]:
         labels = [x for x, sentences in facet.sentences.items() if sentences and x in allowed.get(facet.name, {x})]

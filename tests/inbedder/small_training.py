@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import string
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ MOODS = {"happy": "glad thanks lovely", "angry": "furious shouting awful", "calm
 THINGS = {"printer": "paper ink", "router": "signal cable", "laptop": "keyboard screen", "phone": "ringtone call"}
 MOOD, THING = "How does the writer feel?", "Which thing is it about?"
 WIDTH = 32
+# Wider than usual: so few dimensions learn faster from it.
+START = {"initializer_range": 0.15}
 
 
 def triples() -> list[QATriple]:
@@ -56,15 +60,23 @@ def corpus() -> list[str]:
     ]
 
 
+def spelled() -> list[str]:
+    """The corpus, its answers often enough to become single tokens, with and without a space before them."""
+    answers = [*MOODS, *THINGS]
+    return [*corpus(), *(f"{answer} a {answer}" for answer in answers for _ in range(100))]
+
+
 def bert_tokenizer() -> PreTrainedTokenizerFast:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words = sorted({word for row in corpus() for word in re.findall(r"\w+|[^\w\s]", row.lower())})
+    letters = sorted({letter for word in words for letter in word} | set(string.ascii_lowercase))
+    vocabulary = dict.fromkeys([*special, *words, *letters, *(f"##{letter}" for letter in letters)])
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    raw = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     raw.normalizer = normalizers.BertNormalizer(lowercase=True)
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.WordPiece()
-    raw.train_from_iterator(
-        corpus(), trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    )
+    raw.add_special_tokens(special)
     raw.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -87,7 +99,7 @@ def _byte_level(special: list[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
     )
-    raw.train_from_iterator(corpus(), trainer)
+    raw.train_from_iterator(spelled(), trainer)
     return raw
 
 
@@ -119,9 +131,7 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
 
 def roberta_tokenizer() -> PreTrainedTokenizerFast:
     raw = _byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    raw.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         bos_token="<s>",
@@ -147,7 +157,7 @@ TOKENIZERS = {
 def tiny_model(name: str, tokenizer: PreTrainedTokenizerFast, *, positions: int = 256, dropout: float = 0.1) -> Any:
     torch.manual_seed(1)
     words = len(tokenizer)
-    shape: dict[str, Any] = {"vocab_size": words, "hidden_size": WIDTH, "num_attention_heads": 2}
+    shape: dict[str, Any] = {"vocab_size": words, "hidden_size": WIDTH, "num_attention_heads": 2, **START}
     deep: dict[str, Any] = {"num_hidden_layers": 2, "intermediate_size": 48, "max_position_embeddings": positions}
     drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     if name == "bert":
@@ -158,7 +168,7 @@ def tiny_model(name: str, tokenizer: PreTrainedTokenizerFast, *, positions: int 
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     if name == "gpt2":
         drops = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-        size = {"vocab_size": words, "n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": positions}
+        size = {"vocab_size": words, "n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": positions, **START}
         return GPT2LMHeadModel(GPT2Config(**size, **ends, **drops))
     if name == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape, **deep, **ends))

@@ -40,7 +40,9 @@ TEXTS = (
     "ok",
 )
 PATTERN = "### Input:\n{input}\n\n### Instruction:\n{instruction}\n\n### Response:"
-LITERAL = "a </s> <s> [MASK] <mask> <pad> [PAD] [SEP] [CLS] <|endoftext|> <|im_end|> <extra_id_0> {instruction} {input} b"
+LITERAL = (
+    "a </s> <s> [MASK] <mask> <pad> [PAD] [SEP] [CLS] <|endoftext|> <|im_end|> <extra_id_0> {instruction} {input} b"
+)
 SPECIAL = {
     "opt": ["<s>", "<pad>", "</s>", "<unk>"],
     "llama": ["<unk>", "<s>", "</s>"],
@@ -94,6 +96,14 @@ SIZE = 32
 LAYERS = 2
 
 
+def unigrams(special: list[str], corpus: list[str]) -> list[tuple[str, float]]:
+    """Special tokens with the best score, as T5 has them, then words and characters; the trainer is not deterministic."""
+    words = sorted({"\u2581" + word for text in corpus for word in text.split(" ")})
+    characters = sorted({character for word in words for character in word} - set(words))
+    scores = ((special, 0.0), (words, -6.0), (characters, -9.0))
+    return [(piece, score) for pieces, score in scores for piece in pieces]
+
+
 def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
     special, corpus = SPECIAL[name], [PATTERN, FEELING, TOPIC, *TEXTS]
     if name == "bert":
@@ -103,12 +113,11 @@ def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
         tokenizer.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(vocab_size=320, special_tokens=special, show_progress=False)
     elif name == "t5":
-        tokenizer = Tokenizer(models.Unigram())
+        tokenizer = Tokenizer(models.Unigram(unigrams(special, corpus), unk_id=special.index("<unk>")))
+        tokenizer.add_special_tokens(special)
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False
-        )
+        trainer = None
     else:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -119,7 +128,8 @@ def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-    tokenizer.train_from_iterator(corpus, trainer)
+    if trainer:
+        tokenizer.train_from_iterator(corpus, trainer)
     if name in AROUND:
         used = [token for token in special if token in AROUND[name].split()]
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -137,9 +147,8 @@ def make_model(name: str, tokenizer: PreTrainedTokenizerFast, **changes):
         "pad_token_id": tokenizer.pad_token_id,
     }
     if name == "opt":
-        config = OPTConfig(
-            **common, **size, ffn_dim=64, word_embed_proj_dim=SIZE, max_position_embeddings=POSITIONS, **changes
-        )
+        projected = {"word_embed_proj_dim": SIZE} | changes
+        config = OPTConfig(**common, **size, ffn_dim=64, max_position_embeddings=POSITIONS, **projected)
         return OPTForCausalLM(config)
     if name == "llama":
         config = LlamaConfig(
@@ -152,7 +161,9 @@ def make_model(name: str, tokenizer: PreTrainedTokenizerFast, **changes):
         )
         return Qwen2ForCausalLM(config)
     if name == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(**common, n_embd=SIZE, n_layer=LAYERS, n_head=4, n_positions=POSITIONS, **changes))
+        return GPT2LMHeadModel(
+            GPT2Config(**common, n_embd=SIZE, n_layer=LAYERS, n_head=4, n_positions=POSITIONS, **changes)
+        )
     if name == "roberta":
         positions = POSITIONS + tokenizer.pad_token_id + 1
         config = RobertaConfig(
@@ -178,7 +189,7 @@ def save(name: str, folder: Path, **changes) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.normal_(0.0, 0.25, generator=generator)
+                parameter.normal_(0.0, 0.4 if name == "t5" else 0.25, generator=generator)
             elif not parameter.any():
                 parameter.normal_(0.0, 0.05, generator=generator)
     model.save_pretrained(folder)
