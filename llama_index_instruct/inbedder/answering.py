@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from pydantic import Field, PrivateAttr
 
 from llama_index_instruct.errors import ConfigurationError, TeacherError
 from llama_index_instruct.inbedder.cache import guarded, settings_digest
+from llama_index_instruct.inbedder.fields import check_instruction, checked_fields
 from llama_index_instruct.rows import unit_rows
 from llama_index_instruct.teacher.answers import AnswerFile
 from llama_index_instruct.teacher.asking import Asker, Question
-from llama_index_instruct.teacher.calls import run_in_daemon_thread
+from llama_index_instruct.teacher.calls import BudgetSpentError, NotStartedError, run_in_daemon_thread
 from llama_index_instruct.teacher.parsing import parse_after
 from llama_index_instruct.teacher.prompts import SHORT_ANSWER, quotable
 from llama_index_instruct.teacher.usage import Budget, Usage
@@ -46,21 +48,24 @@ class AnswerEmbedding(BaseEmbedding):
         usage: What all calls so far cost.
     """
 
-    llm: LLM = Field(description="Answers the instruction.")
-    embed_model: BaseEmbedding = Field(description="Embeds the answers.")
-    instruction: str = Field(min_length=1, description="The question asked about every text.")
-    samples: int = Field(default=1, ge=1, description="Answers drawn per text and averaged.")
-    workers: int = Field(default=20, ge=1, description="Calls at a time.")
-    retries: int = Field(default=4, ge=0, description="Calls made again after a failure that may heal.")
-    patience: float = Field(default=120.0, ge=0, description="Seconds to wait for the end of an outage.")
-    max_chars: int = Field(default=8000, ge=1, description="Longest text shown to the LLM, in characters.")
-    max_answer_tokens: int = Field(default=24, ge=1, description="Longest answer, in tokens.")
-    answers_path: str | None = Field(default=None, description="File in which answers are kept; None: in memory.")
-    show_progress: bool = Field(default=False, description="Show a progress bar per batch of calls.")
+    llm: LLM = Field(frozen=True, description="Answers the instruction.")
+    embed_model: BaseEmbedding = Field(frozen=True, description="Embeds the answers.")
+    instruction: str = Field(description="The question asked about every text.")
+    samples: int = Field(frozen=True, default=1, ge=1, description="Answers drawn per text and averaged.")
+    workers: int = Field(frozen=True, default=20, ge=1, description="Calls at a time.")
+    retries: int = Field(frozen=True, default=4, ge=0, description="Calls made again after a failure that may heal.")
+    patience: float = Field(frozen=True, default=120.0, ge=0, description="Seconds to wait for the end of an outage.")
+    max_chars: int = Field(frozen=True, default=8000, ge=1, description="Longest text shown to the LLM, in characters.")
+    max_answer_tokens: int = Field(frozen=True, default=24, ge=1, description="Longest answer, in tokens.")
+    answers_path: str | None = Field(
+        frozen=True, default=None, description="File in which answers are kept; None: in memory."
+    )
+    show_progress: bool = Field(frozen=True, default=False, description="Show a progress bar per batch of calls.")
     normalize: bool = Field(default=True, description="Return vectors of length one.")
 
     _asker: Asker = PrivateAttr()
     _usage: Usage = PrivateAttr(default_factory=Usage)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     def __init__(
         self,
@@ -80,7 +85,9 @@ class AnswerEmbedding(BaseEmbedding):
         fields.setdefault("model_name", f"{llm.metadata.model_name}+{embed_model.model_name}")
         fields.setdefault("embed_batch_size", 256)
         fields |= {"llm": llm, "embed_model": embed_model, "instruction": instruction, "samples": samples}
-        super().__init__(**fields)
+        with checked_fields(type(self), fields):
+            super().__init__(**fields)
+        check_instruction(self.instruction)
         self._asker = Asker(
             llm,
             workers=self.workers,
@@ -110,30 +117,53 @@ class AnswerEmbedding(BaseEmbedding):
         Raises:
             TeacherError: If some text got no readable answer at all; the message says how many, and why the first.
         """
+        instruction = quotable(self.instruction, self.max_chars)
         quoted = [quotable(text, self.max_chars) for text in texts]
         questions = [
-            Question(SHORT_ANSWER, {"instruction": self.instruction, "text": text}, sample=sample)
+            Question(SHORT_ANSWER, {"instruction": instruction, "text": text}, sample=sample)
             for text in quoted
             for sample in range(self.samples)
         ]
         replies = self._asker.ask(questions, label="answers")
-        self._usage += replies.usage
+        with self._lock:
+            self._usage += replies.usage
         read = [parse_after(reply, "Answer") for reply in replies.texts]
         answers = [
             [answer for answer in read[at : at + self.samples] if answer] for at in range(0, len(read), self.samples)
         ]
-        missing = [i for i, found in enumerate(answers) if not found]
+        # A mean over fewer samples than asked for, because the money ran out, would stay in caches as if it were the real one.
+        cut_short = {
+            i // self.samples
+            for i, error in enumerate(replies.errors)
+            if isinstance(error, (BudgetSpentError, NotStartedError))
+        }
+        missing = [i for i, found in enumerate(answers) if not found or i in cut_short]
         if missing:
-            first = replies.errors[missing[0] * self.samples]
+            errors = replies.errors[missing[0] * self.samples : (missing[0] + 1) * self.samples]
+            first = next((error for error in errors if error is not None), None)
             why = f"{type(first).__name__}: {first}" if first else "the reply could not be read"
             raise TeacherError(f"{len(missing)} of {len(texts)} texts got no answer; the first: {why}") from first
         return answers
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign a field; the cache stays keyed by what the vectors depend on."""
+        super().__setattr__(name, value)
+        if name in type(self).model_fields:
+            self._guard_cache()
 
     def _guard_cache(self) -> None:
         self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, self._digest())
 
     def _digest(self) -> str:
-        asked = (self.model_name, self.instruction, SHORT_ANSWER.version, self.samples, self.normalize)
+        asked = (
+            self.model_name,
+            self.instruction,
+            SHORT_ANSWER.version,
+            self.samples,
+            self.max_chars,
+            self.max_answer_tokens,
+            self.normalize,
+        )
         return settings_digest(asked)
 
     def _vectors(self, texts: Sequence[str]) -> list[list[float]]:

@@ -16,7 +16,7 @@ class GroupedBatches:
     Args:
         groups: Positions of the examples of each group.
         lengths: Tokens of every example.
-        batch_size: Examples per batch; only the last batch of an epoch is smaller.
+        batch_size: Examples per batch; one batch of an epoch may be smaller.
         seed: Same seed and epoch, same batches.
     """
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.cache import as_query, guarded, settings_digest
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings, load_encoder
+from llama_index_instruct.inbedder.fields import check_instruction, checked_fields, checked_text
 from llama_index_instruct.inbedder.words import english_stopwords
 from llama_index_instruct.models import INBEDDER_MINILM, resolve_model
 from llama_index_instruct.rows import unit_rows
@@ -116,10 +117,11 @@ class InBedderEmbedding(BaseEmbedding):
         embed_batch_size: int = 256,
         **fields: Any,
     ) -> None:
-        _reject_unknown(type(self), fields)
         fields |= {"model_name": model_name, "instruction": instruction, "embed_batch_size": embed_batch_size}
-        super().__init__(**fields)
-        _check_instruction(self.instruction)
+        with checked_fields(type(self), fields):
+            super().__init__(**fields)
+        check_instruction(self.instruction)
+        check_instruction(self.query_instruction, "query_instruction")
         self._encoder = load_encoder(
             resolve_model(self.model_name),
             self._encoder_settings(),
@@ -143,7 +145,8 @@ class InBedderEmbedding(BaseEmbedding):
 
     def with_instruction(self, instruction: str, *, query_instruction: str | None = None) -> InBedderEmbedding:
         """Return a copy that asks something else; the weights are shared, not loaded again."""
-        _check_instruction(instruction)
+        check_instruction(instruction)
+        check_instruction(query_instruction, "query_instruction")
         other = self.model_copy(update={"instruction": instruction, "query_instruction": query_instruction})
         other._guard_cache()
         return other
@@ -159,8 +162,9 @@ class InBedderEmbedding(BaseEmbedding):
         """
         if not texts:
             raise ConfigurationError("centered_on: expected at least one text, found none")
+        read = _checked(texts)
         asked = {self.instruction, self._query_instruction}
-        means = {question: self._encoder.embed(texts, question).mean(axis=0).tolist() for question in sorted(asked)}
+        means = {question: self._encoder.embed(read, question).mean(axis=0).tolist() for question in sorted(asked)}
         other = self.model_copy(update={"centers": {**self.centers, **means}})
         other._guard_cache()
         return other
@@ -189,6 +193,10 @@ class InBedderEmbedding(BaseEmbedding):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign a field; the cache stays keyed by what the vectors depend on."""
+        if name == "model_name":
+            raise ConfigurationError("model_name: the weights are loaded; make another InBedderEmbedding instead")
+        if name in ("instruction", "query_instruction"):
+            check_instruction(value, name)
         super().__setattr__(name, value)
         if name in type(self).model_fields:
             self._guard_cache()
@@ -244,23 +252,7 @@ class InBedderEmbedding(BaseEmbedding):
         return self.query_instruction or self.instruction
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ConfigurationError(f"text {i}: expected a string, found {type(text).__name__}")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ConfigurationError(f"text {i}: expected valid Unicode, found half of a surrogate pair: {text[:40]!r}")
-    return texts
-
-
-def _check_instruction(instruction: str) -> None:
-    if not instruction.strip():
-        raise ConfigurationError('instruction: expected a question, such as "How does the writer feel?", found none')
-
-
-def _reject_unknown(component: type[BaseEmbedding], fields: dict[str, Any]) -> None:
-    unknown = sorted(set(fields) - set(component.model_fields) - {"class_name"})
-    if unknown:
-        raise ConfigurationError(
-            f"{component.__name__}: unknown argument {unknown[0]!r}; known: {', '.join(sorted(component.model_fields))}"
-        )
+def _checked(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise ConfigurationError(f"texts: expected a list of strings, found one string: {texts[:40]!r}")
+    return [checked_text(text, f"text {i}") for i, text in enumerate(texts)]

@@ -17,7 +17,7 @@ from llama_index_instruct.inbedder.template import find_template
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from llama_index_instruct.inbedder.architectures import Architecture
     from llama_index_instruct.inbedder.loading import Kind
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_PROMPT = 512
+SHORTEST_PROMPT = 8
+UNLIMITED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,8 @@ class AnswerEncoder:
         self.pooling: Pooling = settings.pooling or own.get("pooling") or _DEFAULT_POOLING[kind]
         self.template = settings.template or own.get("template") or "inbedder"
         self.masks = settings.masks or own.get("masks") or 3
-        self.max_length = min(settings.max_length or LONGEST_PROMPT, longest_prompt(model.config, tokenizer))
-        self.dimension = int(model.config.hidden_size)
-        self._check_layer(model, settings.layer)
+        self.max_length = _prompt_room(model.config, tokenizer, kind, settings)
+        self._check_layer(model.config, settings.layer)
         prefix, suffix = special_tokens(tokenizer, kind, self.masks)
         self.prompts = PromptTokenizer(
             tokenizer, find_template(self.template), max_length=self.max_length, prefix=prefix, suffix=suffix
@@ -101,13 +102,15 @@ class AnswerEncoder:
         Raises:
             ConfigurationError: If the instruction alone does not fit the model's window.
         """
-        rows = np.empty((len(texts), self.dimension), dtype=np.float32)
+        rows: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(texts)
 
         def read(prompts: list[list[int]], at: list[int]) -> None:
-            rows[at] = self.architecture.embed(prompts, self.pooling).float().cpu().numpy()
+            pooled = self.architecture.embed(prompts, self.pooling).float().cpu().numpy()
+            for i, row in zip(at, pooled, strict=True):
+                rows[i] = row
 
         self._each_batch(texts, instruction, read)
-        return rows
+        return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)
 
     def answer(self, texts: Sequence[str], instruction: str) -> list[str]:
         """Return what the model would say about each text."""
@@ -136,10 +139,15 @@ class AnswerEncoder:
             for at in packed([len(prompt) for prompt in prompts], self.batch_tokens):
                 read([prompts[i] for i in at], at)
 
-    def _check_layer(self, model: PreTrainedModel, layer: int) -> None:
+    def __deepcopy__(self, memo: dict[int, Any]) -> AnswerEncoder:
+        return self  # never changes, and is safe to share
+
+    def _check_layer(self, config: PretrainedConfig, layer: int) -> None:
         if self.pooling == "expected_answer" and layer != -1:
             raise ConfigurationError(f"layer: expected -1 with pooling 'expected_answer', found {layer}")
-        last = int(model.config.num_hidden_layers)
+        last = int(config.num_hidden_layers)
+        if self.kind == "seq2seq" and self.pooling != "avg_prompt":
+            last = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or last
         if not -1 <= layer <= last:
             raise ConfigurationError(f"layer: expected -1 or 0 to {last}, found {layer}")
 
@@ -147,17 +155,35 @@ class AnswerEncoder:
 _DEFAULT_POOLING: dict[str, Pooling] = {"causal": "first_gen", "masked": "avg_gen", "seq2seq": "first_gen"}
 
 
-def longest_prompt(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return how many tokens the model can read at most.
+def _prompt_room(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, kind: Kind, settings: EncoderSettings
+) -> int:
+    """Return the longest prompt: what is asked for, or what the model reads, less what a causal model still decodes."""
+    decoded = settings.max_new_tokens - 1 if kind == "causal" else 0
+    room = min(longest_prompt(config, tokenizer), positions(config) - decoded)
+    if room < SHORTEST_PROMPT:
+        raise ConfigurationError(
+            f"max_new_tokens: the model reads {positions(config)} tokens in all, found {settings.max_new_tokens} for the answer"
+        )
+    return min(settings.max_length or LONGEST_PROMPT, room)
+
+
+def longest_prompt(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return how many tokens the model and its tokenizer are made for."""
+    return int(min(positions(config), tokenizer.model_max_length))
+
+
+def positions(config: PretrainedConfig) -> int:
+    """Return how many tokens the model can read at most, prompt and answer together.
 
     RoBERTa counts its positions from the padding token's number, so its table holds that many more than it can read.
     """
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if positions is None:
-        return int(min(tokenizer.model_max_length, 1_000_000))
+    table = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if table is None:
+        return UNLIMITED
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= int(config.pad_token_id) + 1
-    return int(min(positions, tokenizer.model_max_length))
+        table -= int(config.pad_token_id) + 1
+    return int(table)
 
 
 def load_encoder(

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
     from llama_index_instruct.inbedder.loading import Kind
 
+CUE = "Response:"
+"""How every prompt ends."""
+
+LONGEST_ANSWER = 24
+"""Tokens of an answer that a causal model learns, the end token included."""
+
 IGNORED = -100
 """The label that Hugging Face losses leave out."""
 
@@ -82,13 +88,15 @@ class ExampleMaker:
 
     def _answer_tokens(self, answer: str) -> list[int]:
         text = without_stopwords(answer, self._stopwords)
-        # A causal model continues "### Response:" with a space, as its tokenizer spells words inside a line.
-        text = text if self._masked else f" {text}"
-        tokens = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        if not self._masked:
-            return [*tokens, self._tokenizer.eos_token_id]
-        end = self._tokenizer.sep_token_id
-        return (tokens + [end] * self._masks)[: self._masks]
+        if self._masked:
+            end = self._tokenizer.sep_token_id
+            return (self._tokens(text) + [end] * self._masks)[: self._masks]
+        # As it goes on inside a line: tokenizers spell a word at the start of a text in another way.
+        tokens = self._tokens(f"{CUE} {text}")[len(self._tokens(CUE)) :]
+        return [*tokens[: LONGEST_ANSWER - 1], self._tokenizer.eos_token_id]
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind, masks: int) -> tuple[list[int], list[int]]:

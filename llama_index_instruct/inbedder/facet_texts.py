@@ -8,13 +8,12 @@ the others', which is what the embedding must learn to look past.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.triples import QATriple
@@ -59,25 +58,36 @@ def read_domains(path: str | Path) -> list[Domain]:
     """
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with opener(path, "rb") as lines:
         return [_domain(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _domain(line: str, place: str) -> Domain:
+class _FacetRow(BaseModel):
+    name: StrictStr
+    questions: list[StrictStr] = Field(min_length=1)
+    labels: dict[str, list[StrictStr]]
+
+
+class _TextRow(BaseModel):
+    text: StrictStr
+    labels: dict[str, StrictStr]
+
+
+class _DomainRow(BaseModel):
+    domain: StrictStr
+    facets: list[_FacetRow] = Field(min_length=2)
+    texts: list[_TextRow]
+
+
+def _domain(line: bytes, place: str) -> Domain:
     try:
-        row = json.loads(line)
-        facets = tuple(_facet(facet) for facet in row["facets"])
-        texts = tuple((text["text"], dict(text["labels"])) for text in row["texts"])
-        domain = Domain(row["domain"], facets, texts)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{place}: expected a domain with facets and texts, found {line[:60]!r}") from error
-    if len(facets) < 2 or not all(facet.questions for facet in facets):
-        raise ConfigurationError(f"{place}: expected at least two facets with questions, found {line[:60]!r}")
-    return domain
-
-
-def _facet(row: Mapping[str, Any]) -> Facet:
-    return Facet(row["name"], tuple(row["questions"]), {label: tuple(s) for label, s in row["labels"].items()})
+        row = _DomainRow.model_validate_json(line)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"{place}: expected a domain with facets and texts ({error.errors()[0]['msg']})"
+        ) from error
+    facets = (Facet(f.name, tuple(f.questions), {x: tuple(s) for x, s in f.labels.items()}) for f in row.facets)
+    return Domain(row.domain, tuple(facets), tuple((text.text, text.labels) for text in row.texts))
 
 
 def compose_triples(domains: Sequence[Domain], groups_per_domain: int, *, seed: int = 0) -> list[QATriple]:
@@ -119,7 +129,7 @@ def _texts(
         if all(labels.get(facet.name) in allowed[facet.name] for facet in chosen)
     ]
     joinable = [facet for facet in domain.facets if any(facet.sentences.values())]
-    can_join = all(facet in joinable for facet in chosen)
+    can_join = all(any(facet.sentences.get(x) for x in allowed[facet.name]) for facet in chosen)
     for _ in range(TEXTS_PER_GROUP):
         if can_join and (not whole or rng.random() < COMPOSED):
             yield _joined(joinable, chosen, allowed, rng)

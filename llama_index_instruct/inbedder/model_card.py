@@ -25,12 +25,12 @@ def write_model_card(
     sources = Counter(triple.source or "unnamed" for triple in triples)
     table = "\n".join(f"| {name} | {count:,} |" for name, count in sources.most_common())
     losses = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
-    shown = losses[:: max(1, len(losses) // 8)] + losses[-1:]
+    shown = sorted({*losses[:: max(1, len(losses) // 8)], *losses[-1:]})
     (folder / "README.md").write_text(
         f"""# An InBedder checkpoint
 
 Embeds the expected answer to an instruction (InBedder, arXiv 2402.09642). Trained with llama-index-instruct from
-`{Path(base).name}`, contrastive targets from `{Path(encoder).name}`.
+`{_public_name(base)}`, contrastive targets from `{_public_name(encoder)}`.
 
 Use: `InBedderEmbedding(model_name="{folder.name}", instruction="...")`.
 
@@ -54,3 +54,8 @@ Use: `InBedderEmbedding(model_name="{folder.name}", instruction="...")`.
 """,
         encoding="utf-8",
     )
+
+
+def _public_name(model: str) -> str:
+    """Return a Hub name whole, of a folder only its own name."""
+    return Path(model).name if Path(model).expanduser().is_dir() else model

@@ -13,7 +13,8 @@ Pooling = Literal["first_gen", "avg_gen", "last_gen", "avg_prompt", "expected_an
 
 def masked_mean(states: Tensor, chosen: Tensor) -> Tensor:
     """Return the (b, d) mean of the (b, t, d) states where the (b, t) mask is true; zeros for a row without any."""
-    weights = chosen.to(states.dtype).unsqueeze(-1)
+    states = states.float()  # half precision counts only so far
+    weights = chosen.float().unsqueeze(-1)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 

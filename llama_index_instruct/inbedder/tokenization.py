@@ -46,6 +46,7 @@ class PromptTokenizer:
         self._template = template
         self._prefix = list(prefix)
         self._suffix = list(suffix)
+        self._names = _special_pieces(tokenizer)
         self.room = max_length - len(self._prefix) - len(self._suffix)
 
     def encode(self, texts: Sequence[str], instructions: Sequence[str]) -> tuple[list[list[int]], int]:
@@ -54,6 +55,10 @@ class PromptTokenizer:
         Raises:
             ConfigurationError: If an instruction alone does not fit the window.
         """
+        if not texts:
+            return [], 0
+        texts = [self._plain(text) for text in texts]
+        instructions = [self._plain(question) for question in instructions]
         prompts = [self._template.fill(text, question) for text, question in zip(texts, instructions, strict=True)]
         rows = self._tokens(prompts)
         cut = 0
@@ -62,6 +67,11 @@ class PromptTokenizer:
                 rows[i] = self._shortened(texts[i], instructions[i], len(row))
                 cut += 1
         return [[*self._prefix, *row, *self._suffix] for row in rows], cut
+
+    def _plain(self, text: str) -> str:
+        for name in self._names:
+            text = text.replace(name, f"{name[0]} {name[1:]}")
+        return text
 
     def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         encoded = self._tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True, verbose=False)
@@ -87,3 +97,13 @@ class PromptTokenizer:
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
         )
         return list(encoded["offset_mapping"])
+
+
+def _special_pieces(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Return the special tokens whose names are also ordinary pieces, as in Unigram vocabularies: those must be broken up."""
+    special = {name: tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens if len(name) > 1}
+    return [
+        name
+        for name, token in special.items()
+        if token in tokenizer(name, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ]

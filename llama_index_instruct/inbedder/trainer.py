@@ -15,7 +15,16 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.batches import GroupedBatches
-from llama_index_instruct.inbedder.examples import IGNORED, Example, ExampleMaker, Step, collate_causal, collate_masked
+from llama_index_instruct.inbedder.encoder import longest_prompt
+from llama_index_instruct.inbedder.examples import (
+    IGNORED,
+    LONGEST_ANSWER,
+    Example,
+    ExampleMaker,
+    Step,
+    collate_causal,
+    collate_masked,
+)
 from llama_index_instruct.inbedder.loading import (
     Kind,
     load_model,
@@ -28,6 +37,7 @@ from llama_index_instruct.inbedder.loading import (
 from llama_index_instruct.inbedder.objective import answer_contrast, state_contrast
 from llama_index_instruct.inbedder.pooling import expected_answer
 from llama_index_instruct.inbedder.triples import QATriple, groups_of
+from llama_index_instruct.inbedder.weights import is_quantized
 from llama_index_instruct.inbedder.words import english_stopwords
 from llama_index_instruct.models import resolve_model
 
@@ -71,8 +81,13 @@ class AnswerTrainer(Trainer):
         encoder: str,
     ) -> AnswerTrainer:
         """Tokenise the triples, embed their answers, and return a trainer about to start."""
+        room = longest_prompt(model.config, tokenizer) - (LONGEST_ANSWER if kind == "causal" else 0)
         maker = ExampleMaker(
-            tokenizer, kind, max_length=settings.max_length, masks=settings.masks, stopwords=english_stopwords()
+            tokenizer,
+            kind,
+            max_length=min(settings.max_length, room),
+            masks=settings.masks,
+            stopwords=english_stopwords(),
         )
         examples, answers = maker.make(triples)
         batches = GroupedBatches(
@@ -167,11 +182,18 @@ def load_for_training(
     from transformers import AutoConfig
 
     path = resolve_model(base)
-    kind = kind or model_kind(AutoConfig.from_pretrained(path))
+    config = AutoConfig.from_pretrained(path)
+    kind = kind or model_kind(config)
     if kind == "seq2seq":
         raise ConfigurationError("base model: expected a causal or masked language model, found an encoder-decoder")
     set_seed(settings.seed)
-    model = load_model(path, kind, dtype=torch.float32, **dict.fromkeys(DROPOUTS, settings.dropout))
+    if is_quantized(path):
+        raise ConfigurationError(f"base model: expected full weights to train from, found eight-bit ones in {path}")
+    dropout = {name: settings.dropout for name in DROPOUTS if hasattr(config, name)} if kind == "masked" else {}
+    model = load_model(path, kind, dtype=torch.float32, **dropout)
+    # The class of embeddings reads from here how the model was trained to be read.
+    pooling = "expected_answer" if kind == "masked" else "first_gen"
+    model.config.inbedder = {"pooling": pooling, "template": "inbedder", "masks": settings.masks}
     return model, load_tokenizer(path), kind
 
 

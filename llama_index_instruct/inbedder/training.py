@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -57,21 +60,18 @@ class InBedderTrainingSettings:
     save_steps: int = 200
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "scale",
-            "largest_group",
-            "max_length",
-            "masks",
-            "save_steps",
-        ):
-            if getattr(self, name) <= 0:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}: expected more than 0, found {getattr(self, name)}")
-        for name in ("answer_weight", "contrast_weight", "state_weight", "weight_decay", "warmup"):
-            if getattr(self, name) < 0:
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
                 raise ConfigurationError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        if not self.dropout < 1:
+            raise ConfigurationError(f"dropout: expected less than 1, found {self.dropout}")
+
+
+_POSITIVE = ("epochs", "batch_size", "learning_rate", "scale", "largest_group", "max_length", "masks", "save_steps")
+_NOT_NEGATIVE = ("answer_weight", "contrast_weight", "state_weight", "weight_decay", "warmup", "dropout")
 
 
 def train_inbedder(
@@ -95,26 +95,55 @@ def train_inbedder(
         encoder: Frozen sentence encoder whose embeddings of the answers are the contrastive targets.
         settings: See ``InBedderTrainingSettings``.
         data_notes: Sources and licences of the data, Markdown for the model card.
-        resume: Go on from the newest checkpoint in ``output``, if there is one.
+        resume: Go on from the newest checkpoint in ``output``, if there is one of this very run.
 
     Returns:
         The output folder.
 
     Raises:
-        ConfigurationError: If there are no triples, or the model can be neither causal nor masked.
+        ConfigurationError: If there are no triples, the model can be neither causal nor masked, the checkpoints in ``output``
+            belong to a run with other data, base or settings, or the processes of this run are several.
         MissingExtraError: If the extra ``train`` is not installed.
     """
     if not triples:
         raise ConfigurationError("triples: expected at least one, found none")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError("training: expected one process; the contrastive terms compare within one batch")
     if find_spec("accelerate") is None:  # Hugging Face's trainer needs it, and would say so less plainly
         raise MissingExtraError("Training", "train")
-    from llama_index_instruct.inbedder.trainer import AnswerTrainer, last_checkpoint, load_for_training
+    from llama_index_instruct.inbedder.trainer import AnswerTrainer, load_for_training
 
     output = Path(output)
     model, tokenizer, answers_as = load_for_training(base, kind, settings)
     trainer = AnswerTrainer.prepare(model, tokenizer, answers_as, triples, output / "checkpoints", settings, encoder)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints") if resume else None)
+    checkpoint = _matching_checkpoint(
+        output / "checkpoints", _run_digest(triples, base, encoder, settings), resume=resume
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     write_model_card(output, base, encoder, triples, asdict(settings), trainer.state.log_history, data_notes)
     return output
+
+
+def _run_digest(triples: Sequence[QATriple], base: str, encoder: str, settings: InBedderTrainingSettings) -> str:
+    digest = hashlib.sha256(json.dumps([base, encoder, asdict(settings)]).encode())
+    for triple in triples:
+        digest.update(json.dumps(astuple(triple)).encode())
+    return digest.hexdigest()
+
+
+def _matching_checkpoint(folder: Path, digest: str, *, resume: bool) -> str | None:
+    """Return the checkpoint to go on from, and note whose checkpoints the folder will hold."""
+    from llama_index_instruct.inbedder.trainer import last_checkpoint
+
+    note = folder / "run.txt"
+    found = last_checkpoint(folder) if resume else None
+    if found is not None and (not note.is_file() or note.read_text(encoding="utf-8") != digest):
+        raise ConfigurationError(
+            f"{folder}: expected checkpoints of this run, found those of one with other data, base or settings; give another "
+            "output folder, or resume=False to start anew"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(digest, encoding="utf-8")
+    return found

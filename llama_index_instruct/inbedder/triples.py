@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,21 +49,25 @@ def read_triples(paths: Iterable[str | Path]) -> list[QATriple]:
 
 def _read(path: Path) -> Iterator[QATriple]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with opener(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield _parse(line, f"{path}, line {number}")
 
 
-def _parse(line: str, place: str) -> QATriple:
+def _parse(line: bytes, place: str) -> QATriple:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConfigurationError(f"{place}: expected a JSON object, found {line[:60]!r}") from error
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) and row[name].strip() for name in _FIELDS):
         raise ConfigurationError(f"{place}: expected non-empty strings {', '.join(_FIELDS)}, found {line[:60]!r}")
     paragraph, question, answer = (row[name] for name in _FIELDS)
-    return QATriple(paragraph, question, answer, str(row.get("group", "")), str(row.get("source", "")))
+    return QATriple(paragraph, question, answer, _name(row, "group"), _name(row, "source"))
+
+
+def _name(row: dict[str, Any], key: str) -> str:
+    return "" if row.get(key) is None else str(row[key])
 
 
 def without_stopwords(answer: str, stopwords: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Eight-bit weights: a small model that travels inside a package.
 
-Every matrix is kept as int8 with one float16 scale per row (symmetric, round to nearest), everything else as float16; half
+Every matrix is kept as int8 with one float32 scale per row (symmetric, round to nearest), everything else as float16; half
 the size of half precision. It is widened when loaded: the model computes in floating point.
 """
 
@@ -35,7 +35,7 @@ def quantize(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if weight.ndim != 2:
             packed[name] = weight.half().contiguous()
             continue
-        scale = (weight.float().abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-8).half()
+        scale = (weight.float().abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-12)
         packed[name] = (weight.float() / scale.float()).round().clamp(-127, 127).to(torch.int8)
         packed[name + SCALE] = scale
     return packed
@@ -43,13 +43,16 @@ def quantize(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def dequantize(packed: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the weights as ``dtype``; the opposite of ``quantize`` up to rounding."""
-    names = [name for name in packed if not name.endswith(SCALE)]
-    return {
-        name: (packed[name].float() * packed[name + SCALE].float() if name + SCALE in packed else packed[name]).to(
-            dtype
-        )
-        for name in names
-    }
+    return {name: _widened(packed, name).to(dtype) for name in packed if not name.endswith(SCALE)}
+
+
+def _widened(packed: Mapping[str, Tensor], name: str) -> Tensor:
+    weight = packed[name]
+    if weight.dtype != torch.int8:
+        return weight
+    if name + SCALE not in packed:
+        raise ConfigurationError(f"{name}: expected its scales beside the eight-bit weights, found none")
+    return weight.float() * packed[name + SCALE].float()
 
 
 def save_quantized(model: PreTrainedModel, folder: str | Path) -> None:
@@ -77,7 +80,10 @@ def load_quantized(folder: str, dtype: torch.dtype) -> PreTrainedModel:
     model = cast(Any, AutoModelForMaskedLM).from_config(config, dtype=dtype)
     weights = dequantize(load_file(Path(folder) / QUANTIZED_FILE), dtype)
     tied = set(model.all_tied_weights_keys)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ConfigurationError(f"{folder}: weights do not fit the configuration ({error})") from error
     absent = [name for name in missing if name not in tied]
     if absent or unexpected:
         raise ConfigurationError(f"{folder}: weights missing {absent[:3]}, unexpected {unexpected[:3]}")

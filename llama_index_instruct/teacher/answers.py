@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class AnswerFile:
             if whole < len(payload):
                 os.truncate(path, whole)
         self._file = path.open("ab")
+        self._closer = weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
         return len(self._answers)

@@ -46,7 +46,7 @@ class Question:
     Attributes:
         prompt: Its words.
         fields: A value per variable of the prompt.
-        sample: Tells repetitions of one question apart, whose answers are drawn anew.
+        sample: Tells repetitions of one question apart, whose answers are drawn anew; for askers with a temperature.
     """
 
     prompt: Prompt
@@ -114,6 +114,7 @@ class Asker:
             raise ConfigurationError(f"patience: expected 0 or more seconds, found {patience}")
         self.retries = retries
         self.patience = patience
+        self.temperature = temperature
         self._settings: dict[str, Any] = {"max_tokens": max_tokens}
         if temperature is not None:
             self._settings["temperature"] = temperature
@@ -223,14 +224,10 @@ class Asker:
             return self._answered or self._refused < REFUSALS_IN_A_ROW
 
     def _key(self, question: Question) -> str:
-        return answer_key(
-            self.llm.metadata.model_name,
-            question.prompt.version,
-            [
-                *(value for _, value in sorted(question.fields.items())),
-                *([str(question.sample)] if question.sample else ()),
-            ],
-        )
+        values = [value for _, value in sorted(question.fields.items())]
+        if self.temperature is not None:
+            values += [f"temperature {self.temperature}", f"sample {question.sample}"]
+        return answer_key(self.llm.metadata.model_name, question.prompt.version, values)
 
 
 def _guessed(question: Question, answer: str) -> Usage:

@@ -33,13 +33,6 @@ def test_every_row_comes_once_per_epoch(sizes, batch_size, seed, epoch):
 
 
 @quick
-@given(SIZES, st.integers(1, 12), st.integers(0, 99))
-def test_only_the_last_batch_of_an_epoch_is_smaller(sizes, batch_size, seed):
-    batches = list(batches_of(sizes, batch_size, seed=seed))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-
-
-@quick
 @given(SIZES, st.integers(1, 12), st.integers(0, 99), st.integers(0, 5))
 def test_seed_and_epoch_decide_all(sizes, batch_size, seed, epoch):
     made = batches_of(sizes, batch_size, seed=seed, epoch=epoch)

@@ -35,11 +35,11 @@ def rows(embedding, texts=TEXTS):
 
 
 def token_ids(embedding, texts):
-    return embedding._encoder._prompts.encode(list(texts), [embedding.instruction] * len(texts))[0]
+    return embedding.encoder.prompts.encode(list(texts), [embedding.instruction] * len(texts))[0]
 
 
 def tokenizer_of(embedding):
-    return embedding._encoder._architecture.tokenizer
+    return embedding.encoder.architecture.tokenizer
 
 
 def squeezed(text):
@@ -110,7 +110,7 @@ def test_a_query_instruction_moves_queries_only(embedding):
 
 def test_another_instruction_gives_other_vectors_from_the_same_weights(embedding, folder):
     other = embedding.with_instruction(TOPIC)
-    assert other._encoder is embedding._encoder
+    assert other.encoder is embedding.encoder
     assert (embedding.instruction, other.instruction) == (FEELING, TOPIC)
     before, after = rows(embedding), rows(other)
     assert np.abs(before - after).max(axis=1).min() > 1e-3
@@ -175,7 +175,7 @@ def test_eight_threads_at_once(embedding):
 @pytest.mark.parametrize("max_length", [96, None])
 def test_long_texts_keep_instruction_and_answer_cue(folder, embedding, pooling, max_length):
     short = made(folder, max_length=max_length, pooling=pooling, max_new_tokens=4)
-    limit = short._encoder.max_length
+    limit = short.encoder.max_length
     with pytest.warns(InstructWarning, match=f"1 of 2 texts.*{limit} tokens"):
         vectors = rows(short, ["ok", LONG])
     assert np.isfinite(vectors).all()
@@ -310,13 +310,13 @@ def test_another_template_gives_other_vectors(folder, embedding):
 
 def counted(embedding, monkeypatch):
     calls = []
-    embed = embedding._encoder.embed
+    embed = embedding.encoder.embed
 
     def counting(texts, instruction):
         calls.extend((text, instruction) for text in texts)
         return embed(texts, instruction)
 
-    monkeypatch.setattr(embedding._encoder, "embed", counting)
+    monkeypatch.setattr(embedding.encoder, "embed", counting)
     return calls
 
 
@@ -390,13 +390,13 @@ async def test_in_a_vector_store_index(embedding):
 @pytest.mark.parametrize("entrance", ["aget_text_embedding", "aget_query_embedding", "aget_text_embedding_batch"])
 async def test_the_event_loop_is_not_blocked(folders, monkeypatch, entrance):
     embedding = made(folders["bert"])
-    embed = embedding._encoder.embed
+    embed = embedding.encoder.embed
 
     def slow(texts, instruction):
         time.sleep(0.15)
         return embed(texts, instruction)
 
-    monkeypatch.setattr(embedding._encoder, "embed", slow)
+    monkeypatch.setattr(embedding.encoder, "embed", slow)
     asked = ["ok"] if entrance.endswith("batch") else "ok"
     task = asyncio.create_task(getattr(embedding, entrance)(asked))
     ticks = 0
@@ -423,7 +423,7 @@ def test_answers_hang_on_the_instruction(embedding):
 def test_centred_vectors(folder):
     plain = made(folder, normalize=False)
     centred = plain.centered_on(TEXTS)
-    assert centred._encoder is plain._encoder and not plain.centers and list(centred.centers) == [FEELING]
+    assert centred.encoder is plain.encoder and not plain.centers and list(centred.centers) == [FEELING]
     raw = rows(plain)
     np.testing.assert_allclose(rows(centred), raw - raw.mean(axis=0), atol=1e-5)
     expected = (raw[0] - raw.mean(axis=0)) / np.linalg.norm(raw[0] - raw.mean(axis=0))

@@ -309,5 +309,5 @@ def test_first_gen_is_the_state_that_generate_begins_with(models, name):
 @pytest.mark.parametrize("name", ["opt", "llama"])
 def test_poolings_that_need_no_answer_do_not_decode(models, name, pooling, monkeypatch):
     encoder = models[name].encoder(pooling=pooling)
-    monkeypatch.setattr(encoder._architecture, "decoded", None)
+    monkeypatch.setattr(encoder.architecture, "decoded", None)
     assert np.isfinite(encoder.embed(TEXTS, FEELING)).all()

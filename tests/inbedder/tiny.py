@@ -185,11 +185,11 @@ def save(name: str, folder: Path, **changes) -> Path:
     torch.manual_seed(7)
     tokenizer = make_tokenizer(name)
     model = make_model(name, tokenizer, **changes)
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(13 if name == "t5" else 11)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.normal_(0.0, 0.4 if name == "t5" else 0.25, generator=generator)
+                parameter.normal_(0.0, 0.25, generator=generator)
             elif not parameter.any():
                 parameter.normal_(0.0, 0.05, generator=generator)
     model.save_pretrained(folder)
