@@ -10,6 +10,7 @@ import pytest
 from conftest import index_over
 from fakes import ScriptedLLM, WordEmbedding
 from gstransform.labelling import LabellingLLM
+from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from typer.testing import CliRunner
 
@@ -29,7 +30,7 @@ def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path
     monkeypatch.setattr("qdrant_client.QdrantClient", lambda url: memory_client)
     monkeypatch.setattr("llama_index.llms.openai.OpenAI", lambda model: llm)
     monkeypatch.setattr("llama_index.embeddings.huggingface.HuggingFaceEmbedding", lambda name: WordEmbedding())
-    refinement, gstransform = blocks("python")
+    refinement, gstransform, inbedder = blocks("python")
     assert len([line for line in refinement.splitlines() if line.strip()]) <= 13
     app: dict = {}
     with warnings.catch_warnings():
@@ -42,14 +43,17 @@ def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path
     exec(compile(gstransform, "README.md", "exec"), app)
     assert "90 of 90 texts labelled (llm) into 3 categories" in capsys.readouterr().out
     assert len(app["hits"]) == 10 and app["engine"] is not None and (tmp_path / "wrong" / "config.json").is_file()
+    app["nodes"] = [TextNode(text=text) for text in ("It works, I am so happy!", "Furious about the broken laptop.")]
+    exec(compile(inbedder, "README.md", "exec"), app)
+    assert "laptop" in capsys.readouterr().out and app["by_feeling"].output_dimension > 0
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["refine_tickets", "gstransform_tickets", "rerank_as_judge"])
+@pytest.mark.parametrize("name", ["refine_tickets", "gstransform_tickets", "inbedder_tickets", "rerank_as_judge"])
 def test_examples_run_offline(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    assert re.search("refined|retriever", capsys.readouterr().out)
+    assert re.search("refined|retriever|GSTransform", capsys.readouterr().out)
     assert name in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 

@@ -77,7 +77,8 @@ def bench_refinement_command(
 def bench_gstransform_command(
     data: Annotated[list[Path], typer.Option(help="Folder of a faceted corpus; repeat for several.")],
     output: Annotated[Path, typer.Option(help="JSON file to write.")],
-    labels: Annotated[str, typer.Option(help="'gold'.")] = "gold",
+    labels: Annotated[str, typer.Option(help="'gold', or 'clusters:MODEL', an InBedder's clusters.")] = "gold",
+    clusters: Annotated[int, typer.Option(help="How many, with --labels clusters:MODEL.")] = 50,
     sample: Annotated[int, typer.Option(help="Labelled texts; half the rows of small facets.")] = 3000,
     flip: Annotated[float, typer.Option(help="Share of labels replaced by wrong ones.")] = 0.0,
     embed_model: Annotated[str, typer.Option(help=EMBED_HELP)] = "minilm",
@@ -93,7 +94,9 @@ def bench_gstransform_command(
 
     with errors_as_messages():
         chosen = tuple(name.strip() for name in methods.split(",") if name.strip()) or tuple(METHODS)
-        settings = GSTransformBench(labels=labels, sample=sample, flip=flip, methods=chosen, seed=seed)
+        settings = GSTransformBench(
+            labels=labels, clusters=clusters, sample=sample, flip=flip, methods=chosen, seed=seed
+        )
         corpora = [load_facets(folder) for folder in data]
         record = bench_gstransform(corpora, load_embed_model(embed_model), settings, cache=cache)
         _write(record, output)

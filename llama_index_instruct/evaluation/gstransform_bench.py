@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import TextNode
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
@@ -27,7 +28,9 @@ from llama_index_instruct.evaluation.geometry import (
 )
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.gstransform.fitting import Method
+from llama_index_instruct.gstransform.sources import ClusterLabels
 from llama_index_instruct.gstransform.transform import GSTransform
+from llama_index_instruct.inbedder.embedding import InBedderEmbedding
 from llama_index_instruct.rows import unit_rows
 
 # Below this many labelled rows, half of them are the sample.
@@ -36,6 +39,7 @@ TRIPLETS = 10_000
 RESULTS = 100
 OVERFETCH = 3
 SEARCHES = 1000
+CLUSTERS = "clusters:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +68,14 @@ class Split:
         labels: Codes of the sample, wrong ones included, shape (s,).
         others: Vectors the methods are scored on, shape (n, d).
         codes: Their true labels, shape (n,).
+        rows: Which texts of the corpus are the sample, shape (s,).
     """
 
     sample: FloatArray
     labels: Codes
     others: FloatArray
     codes: Codes
+    rows: Codes
 
 
 def _plain(split: Split) -> Fitted:
@@ -112,7 +118,8 @@ class GSTransformBench:
     """Settings of a run.
 
     Attributes:
-        labels: ``"gold"``.
+        labels: ``"gold"``, or ``"clusters:MODEL"``: clusters of an InBedder's vectors under the instruction, no labels asked for.
+        clusters: How many.
         sample: Labelled texts; half the rows where a facet has fewer than 6,000.
         flip: Share of them whose label is replaced by another one; the same ones for every method.
         methods: Names from ``METHODS``.
@@ -120,6 +127,7 @@ class GSTransformBench:
     """
 
     labels: str = "gold"
+    clusters: int = 50
     sample: int = 3000
     flip: float = 0.0
     methods: tuple[str, ...] = tuple(METHODS)
@@ -129,8 +137,8 @@ class GSTransformBench:
         unknown = sorted(set(self.methods) - set(METHODS))
         if unknown:
             raise ConfigurationError(f"methods: expected some of {', '.join(METHODS)}, found {', '.join(unknown)}")
-        if self.labels != "gold":
-            raise ConfigurationError(f"labels: expected 'gold', found {self.labels!r}")
+        if self.labels != "gold" and not self.labels.startswith(CLUSTERS):
+            raise ConfigurationError(f"labels: expected 'gold' or 'clusters:MODEL', found {self.labels!r}")
         if not 0.0 <= self.flip <= 1.0:
             raise ConfigurationError(f"flip: expected 0 to 1, found {self.flip}")
         if self.sample < 10:
@@ -161,12 +169,15 @@ def bench_gstransform(
     if len(set(names)) < len(names):
         raise ConfigurationError(f"data: expected folders of different names, found {', '.join(names)}")
     facets: dict[str, Any] = {}
+    answering = InBedderEmbedding(settings.labels.removeprefix(CLUSTERS)) if settings.labels != "gold" else None
     for corpus in corpora:
         vectors = encode(embed_model, corpus.texts, queries=False, label=corpus.name, cache=cache, progress=progress)
         for facet in corpus.facets:
             name = f"{corpus.name}/{facet.name}"
             split = _split(vectors, facet, settings)
             _check_size(split, name)
+            if answering is not None:
+                split = replace(split, labels=_clustered(corpus.texts, split, facet, answering, settings))
             facets[name] = _bench_facet(split, settings, label=name, progress=progress)
     return {
         "bench": "gstransform",
@@ -187,7 +198,17 @@ def _split(vectors: FloatArray, facet: Facet, settings: GSTransformBench) -> Spl
     wrong = generator.random(size) < settings.flip
     classes = int(codes.max()) + 1
     labels = np.where(wrong, (labels + generator.integers(1, classes, size)) % classes, labels)
-    return Split(vectors[known[sample]], labels, vectors[known[others]], codes[others])
+    return Split(vectors[known[sample]], labels, vectors[known[others]], codes[others], known[sample])
+
+
+def _clustered(
+    texts: Sequence[str], split: Split, facet: Facet, model: InBedderEmbedding, settings: GSTransformBench
+) -> Codes:
+    """Return the clusters of the sample's answers to the facet's instruction, in the place of its labels."""
+    nodes = [TextNode(text=texts[i]) for i in split.rows]
+    source = ClusterLabels(model.with_instruction(facet.instruction), settings.clusters, seed=settings.seed)
+    found, _ = source.label(nodes, facet.instruction)
+    return np.unique(found, return_inverse=True)[1].astype(np.intp)
 
 
 def _check_size(split: Split, name: str) -> None:

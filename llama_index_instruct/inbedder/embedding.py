@@ -102,7 +102,9 @@ class InBedderEmbedding(BaseEmbedding):
         frozen=True,
         description="'auto': bfloat16 where the hardware multiplies it natively, else float32.",
     )
-    batch_tokens: int = Field(default=2048, ge=1, frozen=True, description="Tokens per forward pass, padding included.")
+    batch_tokens: int | None = Field(
+        default=None, ge=1, frozen=True, description="Tokens per forward pass, padding included; None: by the device."
+    )
     trust_remote_code: bool = Field(default=False, frozen=True, description="Run code that comes with a Hub model.")
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
     cache_folder: str | None = Field(default=None, frozen=True, description="Where Hub models are kept.")

@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 LONGEST_PROMPT = 512
 SHORTEST_PROMPT = 8
+# Small batches keep a CPU's caches and pad little; an accelerator wants work.
+BATCH_TOKENS = {"cpu": 1024}
 UNLIMITED = 1_000_000
 
 
@@ -41,7 +43,7 @@ class EncoderSettings:
         masks: Mask tokens of a masked model.
         max_length: Longest prompt in tokens.
         max_new_tokens: Most answer tokens that decoding predicts.
-        batch_tokens: Tokens of a batch, padding included.
+        batch_tokens: Tokens of a batch, padding included; None: 1,024 on a CPU, 16,384 on an accelerator.
         dropped_words: Words whose tokens pooling and answers skip.
     """
 
@@ -51,7 +53,7 @@ class EncoderSettings:
     masks: int | None = None
     max_length: int | None = None
     max_new_tokens: int = 20
-    batch_tokens: int = 2048
+    batch_tokens: int | None = None
     dropped_words: tuple[str, ...] = field(default=())
 
 
@@ -93,7 +95,7 @@ class AnswerEncoder:
         self.architecture: Architecture = ARCHITECTURES[kind](
             model, tokenizer, layer=settings.layer, steps=settings.max_new_tokens, dropped=dropped, **extra
         )
-        self.batch_tokens = settings.batch_tokens
+        self.batch_tokens = settings.batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
         self._lock = threading.Lock()
 
     def embed(self, texts: Sequence[str], instruction: str) -> NDArray[np.float32]:
