@@ -118,7 +118,7 @@ class GSTransformBench:
     """Settings of a run.
 
     Attributes:
-        labels: ``"gold"``, or ``"clusters:MODEL"``: clusters of an InBedder's vectors under the instruction, no labels asked for.
+        labels: ``"gold"``, or ``"clusters:MODEL"``: clusters of an InBedder's vectors under the instruction.
         clusters: How many.
         sample: Labelled texts; half the rows where a facet has fewer than 6,000.
         flip: Share of them whose label is replaced by another one; the same ones for every method.
@@ -208,7 +208,7 @@ def _clustered(
     nodes = [TextNode(text=texts[i]) for i in split.rows]
     source = ClusterLabels(model.with_instruction(facet.instruction), settings.clusters, seed=settings.seed)
     found, _ = source.label(nodes, facet.instruction)
-    return np.unique(found, return_inverse=True)[1].astype(np.intp)
+    return np.unique([str(label) for label in found], return_inverse=True)[1].astype(np.intp)
 
 
 def _check_size(split: Split, name: str) -> None:

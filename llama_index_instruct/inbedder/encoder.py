@@ -13,6 +13,7 @@ import numpy as np
 from llama_index_instruct.errors import ConfigurationError, InstructWarning
 from llama_index_instruct.inbedder.packing import packed
 from llama_index_instruct.inbedder.template import find_template
+from llama_index_instruct.inbedder.tokenization import PromptTokenizer, special_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +76,6 @@ class AnswerEncoder:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, kind: Kind, settings: EncoderSettings
     ) -> None:
         from llama_index_instruct.inbedder.architectures import ARCHITECTURES
-        from llama_index_instruct.inbedder.examples import special_tokens
-        from llama_index_instruct.inbedder.tokenization import PromptTokenizer
         from llama_index_instruct.inbedder.words import stopword_ids
 
         own = getattr(model.config, "inbedder", None) or {}

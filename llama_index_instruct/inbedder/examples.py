@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llama_index_instruct.inbedder.template import INBEDDER, PromptTemplate
-from llama_index_instruct.inbedder.tokenization import PromptTokenizer
+from llama_index_instruct.inbedder.tokenization import PromptTokenizer, special_tokens
 from llama_index_instruct.inbedder.triples import QATriple, without_stopwords
 
 if TYPE_CHECKING:
@@ -97,20 +97,6 @@ class ExampleMaker:
 
     def _tokens(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind, masks: int) -> tuple[list[int], list[int]]:
-    """Return what opens and what closes a prompt of this kind of model, as token ids.
-
-    Masked: ``[CLS]`` and the masks with ``[SEP]``. Causal: what the tokenizer itself puts in front, and nothing behind, so
-    that the last prompt token is the answer cue. Sequence-to-sequence: what the tokenizer puts around a text.
-    """
-    if kind == "masked":
-        return [tokenizer.cls_token_id], [tokenizer.mask_token_id] * masks + [tokenizer.sep_token_id]
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    full = list(tokenizer("a")["input_ids"])
-    at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
-    return full[:at], full[at + len(plain) :] if kind == "seq2seq" else []
 
 
 def collate_masked(examples: Sequence[Example], pad: int) -> Step:

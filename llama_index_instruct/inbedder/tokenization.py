@@ -10,6 +10,7 @@ from llama_index_instruct.errors import ConfigurationError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from llama_index_instruct.inbedder.loading import Kind
     from llama_index_instruct.inbedder.template import PromptTemplate
 
 
@@ -97,6 +98,20 @@ class PromptTokenizer:
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
         )
         return list(encoded["offset_mapping"])
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind, masks: int) -> tuple[list[int], list[int]]:
+    """Return what opens and what closes a prompt of this kind of model, as token ids.
+
+    Masked: ``[CLS]`` and the masks with ``[SEP]``. Causal: what the tokenizer itself puts in front, and nothing behind, so
+    that the last prompt token is the answer cue. Sequence-to-sequence: what the tokenizer puts around a text.
+    """
+    if kind == "masked":
+        return [tokenizer.cls_token_id], [tokenizer.mask_token_id] * masks + [tokenizer.sep_token_id]
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a")["input_ids"])
+    at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+    return full[:at], full[at + len(plain) :] if kind == "seq2seq" else []
 
 
 def _special_pieces(tokenizer: PreTrainedTokenizerFast) -> list[str]:

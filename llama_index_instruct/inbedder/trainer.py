@@ -117,9 +117,8 @@ class AnswerTrainer(Trainer):
         """Return the weighted sum of the three terms."""
         step = cast(Step, inputs)
         device = step["input_ids"].device.type
-        with torch.autocast(
-            device, torch.bfloat16, enabled=self._settings.bf16
-        ):  # the trainer's own covers forward() only
+        # The trainer's own autocast covers the model's forward() only.
+        with torch.autocast(device, torch.bfloat16, enabled=self._settings.bf16):
             states, scores = answer_states(self.accelerator.unwrap_model(model), self._kind, step)
         loss = self._settings.answer_weight * functional.cross_entropy(
             scores.flatten(0, 1).float(), step["labels"].flatten(), ignore_index=IGNORED
