@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 from click import unstyle
-from conftest import index_over, make_nodes
 from fakes import WordEmbedding
 from gstransform.labelling import LabellingLLM
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from messages import index_over, make_nodes
 from qdrant_client import QdrantClient
 from threadpoolctl import threadpool_limits
 from typer.main import get_command

@@ -7,11 +7,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import index_over
 from fakes import ScriptedLLM, WordEmbedding
 from gstransform.labelling import LabellingLLM
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from messages import index_over
 from typer.testing import CliRunner
 
 from llama_index_instruct.cli import app

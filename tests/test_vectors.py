@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from conftest import index_over, make_nodes, node_id
 from fakes import WordEmbedding
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from messages import index_over, make_nodes, node_id
 from qdrant_client import AsyncQdrantClient, models
 
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError

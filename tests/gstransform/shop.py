@@ -10,13 +10,13 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
-from conftest import index_over, make_nodes
 from fakes import WordEmbedding
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from messages import index_over, make_nodes
 from pydantic import PrivateAttr
 from qdrant_client import QdrantClient, models
 

@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from conftest import MOODS as MOOD_WORDS
-from conftest import make_nodes, node_id
 from fakes import DIMENSION, WordEmbedding
 from labelling import MOODS, LabellingLLM, StatusError, luck, mood_of, quoted, without_sleep
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from messages import MOODS as MOOD_WORDS
+from messages import make_nodes, node_id
 from qdrant_client import AsyncQdrantClient, models
 from threadpoolctl import threadpool_limits
 

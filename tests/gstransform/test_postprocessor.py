@@ -13,7 +13,6 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from conftest import index_over, node_id
 from fakes import WordEmbedding
 from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -22,7 +21,8 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from messages import index_over, node_id
+from qdrant_client import AsyncQdrantClient, models
 from shop import (
     QUERY,
     NoEmbedding,
@@ -34,7 +34,6 @@ from shop import (
     hybrid_store,
     ids,
     named_store,
-    opened,
     plain_of,
     ranking_by_hand,
     recorded,
@@ -51,30 +50,6 @@ from llama_index_instruct.gstransform.course import GSTransformEvent
 from llama_index_instruct.gstransform.fingerprint import fingerprint
 from llama_index_instruct.gstransform.postprocessor import GSTransformPostprocessor
 from llama_index_instruct.gstransform.transform import GSTransform, TransformInfo
-
-
-@pytest.fixture
-def index(memory_client):
-    return opened(memory_client)
-
-
-@pytest.fixture
-async def wire_index(fake_qdrant):
-    client = QdrantClient(url=fake_qdrant.url, check_compatibility=False, verify=False)
-    aclient = AsyncQdrantClient(url=fake_qdrant.url, check_compatibility=False, verify=False)
-    yield opened(fake_qdrant.local, client=client, aclient=aclient)
-    client.close()
-    await aclient.close()
-
-
-@pytest.fixture
-def transform(index, memory_client):
-    return fitted(memory_client)
-
-
-@pytest.fixture
-def wire_transform(wire_index, fake_qdrant):
-    return fitted(fake_qdrant.local)
 
 
 def door(transform, index=None, **settings):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,15 +23,6 @@ from llama_index_instruct.gstransform.transform import GSTransform
 METHODS = ("ridge", "fisher", "contrastive", "contrastive-mlp")
 FILES = ["config.json", "model.safetensors"]
 D = 6
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On arrays this small, torch's threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @functools.cache

@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from fakes import WordEmbedding
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,15 +23,6 @@ from llama_index_instruct.gstransform.transform import GSTransform
 METHODS = ("ridge", "fisher", "contrastive", "contrastive-mlp")
 LINEAR = METHODS[:3]
 D = 6
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On arrays this small, torch's threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def clustered(seed=0, n=40, d=D, classes=3, noise=0.6, centres=None):

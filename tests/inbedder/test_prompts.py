@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from tiny import ARCHITECTURES, FEELING, LITERAL, MASKED, PATTERN, TEXTS, TOPIC, make_tokenizer
 
 from llama_index_instruct import ConfigurationError
-from llama_index_instruct.inbedder.tokenization import special_tokens
 from llama_index_instruct.inbedder.packing import packed
 from llama_index_instruct.inbedder.template import CHAT, INBEDDER, PromptTemplate, find_template
-from llama_index_instruct.inbedder.tokenization import PromptTokenizer
+from llama_index_instruct.inbedder.tokenization import PromptTokenizer, special_tokens
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 TOKENIZERS = {name: make_tokenizer(name) for name in ARCHITECTURES}
