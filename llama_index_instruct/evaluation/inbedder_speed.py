@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llama_index_instruct.embedders.packing import packed
+from llama_index_instruct.embedders.positions import load_tokenizer
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.inbedder.architectures import Architecture, CausalLM
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings
-from llama_index_instruct.inbedder.loading import load_tokenizer
-from llama_index_instruct.inbedder.packing import packed
 from llama_index_instruct.models import MINILM, resolve_model
 
 INSTRUCTION = "What is the text about?"

@@ -12,9 +12,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms.llm import LLM
 from pydantic import Field, PrivateAttr
 
+from llama_index_instruct.embedders.cache import guarded, settings_digest
+from llama_index_instruct.embedders.fields import check_instruction, checked_fields
 from llama_index_instruct.errors import ConfigurationError, TeacherError
-from llama_index_instruct.inbedder.cache import guarded, settings_digest
-from llama_index_instruct.inbedder.fields import check_instruction, checked_fields
 from llama_index_instruct.rows import unit_rows
 from llama_index_instruct.teacher.answers import AnswerFile
 from llama_index_instruct.teacher.asking import Asker, Question

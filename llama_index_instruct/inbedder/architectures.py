@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from llama_index_instruct.embedders.positions import position_ids
 from llama_index_instruct.inbedder.decoding import Decoded, decode
-from llama_index_instruct.inbedder.loading import output_embeddings, position_ids, prediction_head
+from llama_index_instruct.inbedder.loading import output_embeddings, prediction_head
 from llama_index_instruct.inbedder.pooling import Pooling, expected_answer, masked_mean, pool_steps
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, Field, PrivateAttr
 
+from llama_index_instruct.embedders.cache import as_query, guarded, settings_digest
+from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.inbedder.cache import as_query, guarded, settings_digest
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings, load_encoder
-from llama_index_instruct.inbedder.fields import check_instruction, checked_fields, checked_text
 from llama_index_instruct.inbedder.words import english_stopwords
 from llama_index_instruct.models import INBEDDER_MINILM, resolve_model
 from llama_index_instruct.rows import unit_rows

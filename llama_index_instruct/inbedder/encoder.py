@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from llama_index_instruct.embedders.devices import batch_tokens, choose_dtype, default_device
+from llama_index_instruct.embedders.packing import packed
+from llama_index_instruct.embedders.positions import load_tokenizer, longest_prompt, positions
 from llama_index_instruct.errors import ConfigurationError, InstructWarning
-from llama_index_instruct.inbedder.packing import packed
 from llama_index_instruct.inbedder.template import find_template
 from llama_index_instruct.inbedder.tokenization import PromptTokenizer, special_tokens
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -28,9 +29,6 @@ T = TypeVar("T")
 
 LONGEST_PROMPT = 512
 SHORTEST_PROMPT = 8
-# Small batches keep a CPU's caches and pad little; an accelerator wants work.
-BATCH_TOKENS = {"cpu": 1024}
-UNLIMITED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class AnswerEncoder:
         self.architecture: Architecture = ARCHITECTURES[kind](
             model, tokenizer, layer=settings.layer, steps=settings.max_new_tokens, dropped=dropped, **extra
         )
-        self.batch_tokens = settings.batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
+        self.batch_tokens = settings.batch_tokens or batch_tokens(model.device)
         self._lock = threading.Lock()
 
     def embed(self, texts: Sequence[str], instruction: str) -> NDArray[np.float32]:
@@ -169,24 +167,6 @@ def _prompt_room(
     return min(settings.max_length or LONGEST_PROMPT, room)
 
 
-def longest_prompt(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return how many tokens the model and its tokenizer are made for."""
-    return int(min(positions(config), tokenizer.model_max_length))
-
-
-def positions(config: PretrainedConfig) -> int:
-    """Return how many tokens the model can read at most, prompt and answer together.
-
-    RoBERTa counts its positions from the padding token's number, so its table holds that many more than it can read.
-    """
-    table = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if table is None:
-        return UNLIMITED
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        table -= int(config.pad_token_id) + 1
-    return int(table)
-
-
 def load_encoder(
     path: str,
     settings: EncoderSettings,
@@ -212,7 +192,7 @@ def load_encoder(
     import torch
     from transformers import AutoConfig
 
-    from llama_index_instruct.inbedder.loading import load_model, load_tokenizer, model_kind
+    from llama_index_instruct.inbedder.loading import load_model, model_kind
     from llama_index_instruct.inbedder.weights import is_quantized, load_quantized
 
     source: dict[str, Any] = {
@@ -220,34 +200,10 @@ def load_encoder(
         "revision": revision,
         "cache_dir": cache_folder,
     }
-    target = torch.device(device or _default_device())
+    target = torch.device(device or default_device())
     kind = model_kind(AutoConfig.from_pretrained(path, **source))
     number = choose_dtype(dtype, target)
     model = load_quantized(path, number) if is_quantized(path) else load_model(path, kind, dtype=number, **source)
     cast(Any, model).to(target)
     cast(Any, model).eval()
     return AnswerEncoder(model, load_tokenizer(path, **source), kind, settings)
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format of this name; see ``load_encoder``."""
-    import torch
-
-    if name != "auto":
-        return cast("torch.dtype", getattr(torch, name))
-    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has instructions for bfloat16, rather than emulating it."""
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def _default_device() -> str:
-    import torch
-
-    return str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"

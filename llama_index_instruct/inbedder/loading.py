@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llama_index_instruct.errors import ConfigurationError
@@ -10,7 +9,7 @@ from llama_index_instruct.errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Kind = Literal["causal", "masked", "seq2seq"]
 
@@ -48,16 +47,6 @@ def model_kind(config: PretrainedConfig) -> Kind:
         f"model: expected a causal, masked or sequence-to-sequence language model, found type {config.model_type!r} "
         f"with architectures {getattr(config, 'architectures', None)}"
     )
-
-
-def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a folder or Hub model; one without a padding token pads with its end token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(path, **settings)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def load_model(path: str, kind: Kind, *, dtype: torch.dtype | None = None, **settings: Any) -> PreTrainedModel:
@@ -102,13 +91,3 @@ def prediction_head(model: PreTrainedModel) -> Any:
     raise ConfigurationError(
         f"model: expected a masked language model of the BERT or RoBERTa family, found {type(model).__name__}"
     )
-
-
-def position_ids(model: PreTrainedModel, attention_mask: Tensor) -> dict[str, Tensor]:
-    """Return the positions of a left-padded batch as keyword argument, for models that take any.
-
-    Without them a model with absolute positions (GPT-2) reads a padded prompt as if it started late.
-    """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return {}
-    return {"position_ids": (attention_mask.cumsum(dim=1) - 1).clamp(min=0)}

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from llama_index_instruct.embedders.positions import load_tokenizer, longest_prompt, position_ids
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.batches import GroupedBatches
-from llama_index_instruct.inbedder.encoder import longest_prompt
 from llama_index_instruct.inbedder.examples import (
     IGNORED,
     LONGEST_ANSWER,
@@ -28,10 +28,8 @@ from llama_index_instruct.inbedder.examples import (
 from llama_index_instruct.inbedder.loading import (
     Kind,
     load_model,
-    load_tokenizer,
     model_kind,
     output_embeddings,
-    position_ids,
     prediction_head,
 )
 from llama_index_instruct.inbedder.objective import answer_contrast, state_contrast

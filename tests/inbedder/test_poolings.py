@@ -12,8 +12,9 @@ import torch
 from tiny import CAUSAL, FEELING, LAYERS, MASKED, PATTERN, TEXTS
 
 from llama_index_instruct import ConfigurationError
+from llama_index_instruct.embedders.positions import load_tokenizer
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings
-from llama_index_instruct.inbedder.loading import load_model, load_tokenizer
+from llama_index_instruct.inbedder.loading import load_model
 from llama_index_instruct.inbedder.words import stopword_ids
 
 DECODED = ("avg_gen", "last_gen")

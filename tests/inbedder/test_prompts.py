@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import ARCHITECTURES, FEELING, LITERAL, MASKED, PATTERN, TEXTS, TOPIC, make_tokenizer
 
 from llama_index_instruct import ConfigurationError
-from llama_index_instruct.inbedder.packing import packed
+from llama_index_instruct.embedders.packing import packed
 from llama_index_instruct.inbedder.template import CHAT, INBEDDER, PromptTemplate, find_template
 from llama_index_instruct.inbedder.tokenization import PromptTokenizer, special_tokens
 

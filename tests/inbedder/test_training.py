@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 from small_training import MOOD, MOODS, THING, THINGS, TOKENIZERS, WIDTH, save_tiny, tiny_model, triples, word_vectors
 from torch.nn import functional
 
+from llama_index_instruct.embedders.positions import load_tokenizer, longest_prompt
 from llama_index_instruct.errors import ConfigurationError, MissingExtraError
 from llama_index_instruct.inbedder import trainer, training
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
-from llama_index_instruct.inbedder.encoder import longest_prompt
 from llama_index_instruct.inbedder.examples import IGNORED, ExampleMaker, collate_causal, collate_masked
-from llama_index_instruct.inbedder.loading import load_tokenizer
 from llama_index_instruct.inbedder.model_card import write_model_card
 from llama_index_instruct.inbedder.objective import answer_contrast, state_contrast
 from llama_index_instruct.inbedder.trainer import AnswerTrainer

@@ -1,0 +1,1 @@
+"""What our embedding classes share: fields, cache keys, packed batches, devices, positions."""
