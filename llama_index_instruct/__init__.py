@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from llama_index_instruct.inbedder.embedding import InBedderEmbedding
     from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
     from llama_index_instruct.inbedder.triples import QATriple
+    from llama_index_instruct.incontext.embedding import InContextEmbedding
     from llama_index_instruct.refinement.retriever import RefinementRetriever
     from llama_index_instruct.refinement.selection import SelectionSettings
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
@@ -69,6 +70,7 @@ _HOMES = {
     "GSTransformRetriever": "gstransform.retriever",
     "InBedderEmbedding": "inbedder.embedding",
     "InBedderTrainingSettings": "inbedder.training",
+    "InContextEmbedding": "incontext.embedding",
     "IncompatibleStoreError": "errors",
     "InstructError": "errors",
     "InstructWarning": "errors",
@@ -123,6 +125,7 @@ __all__ = [
     "GSTransformRetriever",
     "InBedderEmbedding",
     "InBedderTrainingSettings",
+    "InContextEmbedding",
     "IncompatibleStoreError",
     "InstructError",
     "InstructWarning",

@@ -45,6 +45,11 @@ def position_ids(model: PreTrainedModel, attention_mask: Tensor) -> dict[str, Te
 
     Without them a model with absolute positions (GPT-2) reads a padded prompt as if it started late.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if not accepts_positions(model):
         return {}
     return {"position_ids": (attention_mask.cumsum(dim=1) - 1).clamp(min=0)}
+
+
+def accepts_positions(model: PreTrainedModel) -> bool:
+    """Tell whether a model can be told the positions of its tokens."""
+    return "position_ids" in inspect.signature(model.forward).parameters

@@ -1,0 +1,228 @@
+"""InContextEmbedding: a LlamaIndex embedding model that is shown the task and examples."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from pydantic import BaseModel, Field, PrivateAttr
+
+from llama_index_instruct.embedders.cache import as_query, guarded, settings_digest
+from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text
+from llama_index_instruct.errors import ConfigurationError, InstructWarning
+from llama_index_instruct.incontext.prompts import InContextTokenizer, TaskHead
+from llama_index_instruct.incontext.template import Example, find_template
+from llama_index_instruct.models import resolve_model
+from llama_index_instruct.rows import unit_rows
+
+if TYPE_CHECKING:
+    from llama_index_instruct.incontext.encoder import LastTokenEncoder
+
+# What no vector depends on; task and examples count for queries only.
+_NOT_IN_KEY = frozenset(
+    {
+        "device",
+        "batch_tokens",
+        "embed_batch_size",
+        "num_workers",
+        "callback_manager",
+        "embeddings_cache",
+        "rate_limiter",
+        "cache_folder",
+        "padding",
+        "task",
+        "examples",
+    }
+)
+
+
+class InContextEmbedding(BaseEmbedding):
+    """Embeds queries by what a decoder makes of examples, the task and the query; passages as they are (arXiv 2506.07438).
+
+    The embedding is the last layer's state at the last token, of unit length. What all queries of a task begin with (task
+    and examples) is computed once and reused.
+
+    Args:
+        model_name: Folder or Hub name of a decoder trained for it, such as ``annamodels/LGAI-Embedding-Preview`` or
+            ``BAAI/bge-en-icl`` (with ``template="bge-en-icl"``); read their licences.
+        task: What a query is to find, in a sentence: "Given a question, retrieve passages that answer it."
+        examples: Pairs of a query and a passage that answers it, most telling first.
+
+    Raises:
+        ConfigurationError: If the task is empty, an example is no pair of texts, or a value is out of range.
+
+    Example:
+        >>> model = InContextEmbedding(  # doctest: +SKIP
+        ...     "my-decoder", task="Find the product a complaint is about.", examples=[("it hums all night", "fridge")]
+        ... )
+    """
+
+    task: str = Field(description="What a query is to find.")
+    examples: list[tuple[str, str]] = Field(default_factory=list, description="Queries and passages that answer them.")
+    template: Literal["lg-anna", "bge-en-icl", "plain"] = Field(
+        default="lg-anna", frozen=True, description="How a query is written down."
+    )
+    query_tokens: int = Field(default=512, ge=1, frozen=True, description="Most tokens of a query's own text.")
+    passage_tokens: int = Field(default=512, ge=1, frozen=True, description="Most tokens of a passage.")
+    example_tokens: int = Field(
+        default=1536, ge=8, frozen=True, description="Most tokens before the query's text; whole examples are left out."
+    )
+    padding: Literal["right", "left"] = Field(default="right", frozen=True, description="Where rows are filled up.")
+    normalize: bool = Field(default=True, description="Return vectors of length one.")
+    device: str | None = Field(default=None, frozen=True, description="Such as 'cuda:0'; None: an accelerator if any.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        frozen=True,
+        description="'auto': bfloat16 where the hardware multiplies it natively, else float32.",
+    )
+    batch_tokens: int | None = Field(
+        default=None, ge=1, frozen=True, description="Tokens per forward pass, padding included; None: by the device."
+    )
+    trust_remote_code: bool = Field(default=False, frozen=True, description="Run code that comes with a Hub model.")
+    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
+    cache_folder: str | None = Field(default=None, frozen=True, description="Where Hub models are kept.")
+
+    _encoder: LastTokenEncoder = PrivateAttr()
+    _tokenizer: InContextTokenizer = PrivateAttr()
+    _head: TaskHead = PrivateAttr()
+
+    def __init__(
+        self,
+        model_name: str,
+        task: str,
+        examples: Sequence[Example] = (),
+        *,
+        embed_batch_size: int = 256,
+        **fields: Any,
+    ) -> None:
+        fields |= {
+            "model_name": model_name,
+            "task": task,
+            "examples": list(examples),
+            "embed_batch_size": embed_batch_size,
+        }
+        with checked_fields(type(self), fields):
+            super().__init__(**fields)
+        self._load()
+        self._head = self._new_head()
+        self._guard_cache()
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex serialises it."""
+        return "InContextEmbedding"
+
+    @property
+    def shown(self) -> tuple[Example, ...]:
+        """Return the examples that fit ``example_tokens`` and are shown."""
+        return self._head.examples
+
+    def with_task(self, task: str, examples: Sequence[Example] = ()) -> InContextEmbedding:
+        """Return a copy for another task; the weights are shared, not loaded again."""
+        with checked_fields(type(self), {}):
+            other = self.model_copy(update={"task": task, "examples": list(examples)})
+        other._head = other._new_head()
+        other._guard_cache()
+        return other
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return what tracing shows."""
+        return {**super().to_payload(), "task": self.task, "examples": len(self.shown)}
+
+    def get_query_embedding(self, query: str) -> list[float]:
+        """Embed a query; see the base class. Overridden only to keep queries and texts apart in ``embeddings_cache``."""
+        with as_query():
+            return super().get_query_embedding(query)
+
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """Embed a query; see the base class."""
+        with as_query():
+            return await super().aget_query_embedding(query)
+
+    def get_query_embeddings(self, queries: Sequence[str]) -> list[list[float]]:
+        """Embed many queries at once, in batches."""
+        read = [checked_text(query, f"query {i}") for i, query in enumerate(queries)]
+        return self._vectors(self._tokenizer.queries(read, self._head), self._head.shared)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the settings only: the weights are loaded again."""
+        return {**BaseModel.__getstate__(self), "__pydantic_private__": None}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign a field; the prompt and the cache follow."""
+        if name == "model_name":
+            raise ConfigurationError("model_name: the weights are loaded; make another InContextEmbedding instead")
+        super().__setattr__(name, value)
+        if name in ("task", "examples"):
+            self._head = self._new_head()
+        if name in type(self).model_fields:
+            self._guard_cache()
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self.get_query_embeddings([query])[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._get_text_embeddings([text])[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        read = [checked_text(text, f"text {i}") for i, text in enumerate(texts)]
+        return self._vectors(self._tokenizer.passages(read))
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+    def _vectors(self, rows: Sequence[Sequence[int]], shared: Sequence[int] = ()) -> list[list[float]]:
+        states = self._encoder.embed(rows, shared)
+        vectors: list[list[float]] = (unit_rows(states) if self.normalize and len(states) else states).tolist()
+        return vectors
+
+    def _new_head(self) -> TaskHead:
+        check_instruction(self.task, "task")
+        for i, (query, passage) in enumerate(self.examples):
+            checked_text(query, f"query of example {i}")
+            checked_text(passage, f"passage of example {i}")
+        head = self._tokenizer.head(self.task, self.examples)
+        if len(head.examples) < len(self.examples):
+            warnings.warn(
+                f"{len(self.examples) - len(head.examples)} of {len(self.examples)} examples do not fit example_tokens="
+                f"{self.example_tokens} and are left out",
+                InstructWarning,
+                stacklevel=4,
+            )
+        return head
+
+    def _load(self) -> None:
+        from llama_index_instruct.incontext.encoder import LastTokenEncoder
+        from llama_index_instruct.incontext.loading import load_decoder
+
+        source: dict[str, Any] = {
+            "trust_remote_code": self.trust_remote_code,
+            "revision": self.revision,
+            "cache_dir": self.cache_folder,
+        }
+        body, tokenizer = load_decoder(resolve_model(self.model_name), self.device, self.dtype, **source)
+        self._tokenizer = InContextTokenizer(
+            tokenizer,
+            find_template(self.template),
+            query_tokens=self.query_tokens,
+            passage_tokens=self.passage_tokens,
+            example_tokens=self.example_tokens,
+        )
+        self._encoder = LastTokenEncoder(
+            body, int(tokenizer.pad_token_id or 0), batch_tokens=self.batch_tokens, pad_left=self.padding == "left"
+        )
+
+    def _guard_cache(self) -> None:
+        settings = {name: value for name, value in self.__dict__.items() if name not in _NOT_IN_KEY}
+        text_key = settings_digest(settings)
+        query_key = settings_digest(settings | {"asked": [self.task, self.shown]})
+        self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, text_key, query_key)
