@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "llama_index_instruct"
 LAYERS = [
     {"errors"},
-    {"embedders", "models", "queries", "rows", "steps", "teacher", "vectors"},
+    {"embedders", "files", "models", "queries", "rows", "steps", "teacher", "vectors"},
     {"inbedder", "gstransform", "refinement", "incontext"},
     {"evaluation"},
     {"cli", "__init__"},

@@ -118,12 +118,15 @@ def bench_inbedder_command(
     seed: Annotated[int, typer.Option(help="Of drawn texts and k-means.")] = 0,
 ) -> None:
     """Do the vectors follow the instruction: triplets, clusters by v-measure, other wordings, speed."""
+    from llama_index_instruct.errors import ConfigurationError
     from llama_index_instruct.evaluation.facets import load_facets
     from llama_index_instruct.evaluation.inbedder_bench import InBedderBench, bench_inbedder, load_wordings
     from llama_index_instruct.evaluation.report import inbedder_table
     from llama_index_instruct.evaluation.triplets import load_triplets
 
     with errors_as_messages():
+        if triplets is None and not facets:
+            raise ConfigurationError("expected --triplets FILE or --facets DIR, found neither")
         settings = InBedderBench(models=tuple(model or DEFAULT_BENCH_MODELS), rows=rows, seed=seed)
         record = bench_inbedder(
             load_triplets(triplets, per_pair=per_pair) if triplets else [],

@@ -39,6 +39,7 @@ def train_inbedder_command(
 ) -> None:
     """Question-answer triples, or texts under several facets, to an InBedder checkpoint."""
     from llama_index_instruct.errors import ConfigurationError
+    from llama_index_instruct.files import read_text
     from llama_index_instruct.inbedder.facet_texts import compose_triples, read_domains
     from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
     from llama_index_instruct.inbedder.triples import drawn, read_triples
@@ -46,6 +47,7 @@ def train_inbedder_command(
     with errors_as_messages():
         if kind not in (None, "causal", "masked"):
             raise ConfigurationError(f"kind: expected 'causal' or 'masked', found {kind!r}")
+        notes = read_text(licences) if licences else ""
         data = drawn(read_triples(triples or []), limit=limit, longest=longest, seed=seed)
         for position, path in enumerate(domains or []):  # a file given twice counts twice, in other compositions
             data += compose_triples(read_domains(path), groups, seed=seed + position)
@@ -64,6 +66,6 @@ def train_inbedder_command(
             kind=kind,  # type: ignore[arg-type]
             encoder=encoder,
             settings=settings,
-            data_notes=licences.read_text(encoding="utf-8") if licences else "",
+            data_notes=notes,
         )
         console.print(f"written: {folder}", markup=False, soft_wrap=True)

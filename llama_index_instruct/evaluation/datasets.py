@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.files import json_object, numbered_lines
 
 
 @dataclass(frozen=True)
@@ -157,20 +157,12 @@ def open_text(path: Path) -> TextIO:
 
 def read_jsonl(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON Lines file; a malformed line is a ``ConfigurationError`` that names it."""
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigurationError(f"{path}, line {number}: expected a JSON object, found {error}") from error
-            if not isinstance(row, dict):
-                raise ConfigurationError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-            missing = [name for name in required if name not in row]
-            if missing:
-                raise ConfigurationError(f"{path}, line {number}: missing {', '.join(missing)}")
-            yield row
+    for place, line in numbered_lines(path):
+        row = json_object(line, place)
+        missing = [name for name in required if name not in row]
+        if missing:
+            raise ConfigurationError(f"{place}: missing {', '.join(missing)}")
+        yield row
 
 
 def _pairs(path: Path, row_of: dict[str, int], *, positive_only: bool) -> dict[str, set[int]]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.schema import TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.table import Table
 from llama_index_instruct.evaluation.datasets import Ticket
 from llama_index_instruct.evaluation.geometry import clustering_nmi, neighbour_precision
 from llama_index_instruct.gstransform.pipeline import fit_gstransform
+from llama_index_instruct.gstransform.sources import ClusterLabels
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
 from llama_index_instruct.rows import unit_rows
 from llama_index_instruct.vectors import stored_vectors
@@ -52,12 +54,12 @@ def run_inbedder_demo(console: Console, index: VectorStoreIndex, tickets: Sequen
         table.add_column(column, justify="left" if column in ("question", "vectors") else "right")
     for facet, question in QUESTIONS.items():
         asking = model.with_instruction(question)
+        asking.embeddings_cache = SimpleKVStore()  # texts are embedded once, for the index and for the clusters
         vectors = np.array(asking.get_text_embedding_batch([ticket.text for ticket in tickets]), dtype=np.float32)
         taught = fit_gstransform(
             nodes,
             instruction=question,
-            labels=model,
-            clusters=CLUSTERS,
+            labels=ClusterLabels(asking, CLUSTERS),
             embed_model=index._embed_model,
             vector_store=index.vector_store,
         )

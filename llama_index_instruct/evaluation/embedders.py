@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from llama_index_instruct.models import MINILM, resolve_model
+from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.models import resolve_model
 from llama_index_instruct.rows import unit_rows
 
 if TYPE_CHECKING:
     from llama_index_instruct.inbedder.embedding import InBedderEmbedding
 
+PREFIX = "prefix:"
+CENTERED = "centered:"
 Embed = Callable[[Sequence[str], str], npt.NDArray[np.float32]]
 
 
@@ -22,21 +25,36 @@ def load_embedder(name: str) -> Embed:
     """Return the embedder of this name.
 
     Args:
-        name: ``minilm`` or any sentence-transformers folder: blind to the instruction. ``prefix:NAME``: the same with the
+        name: ``minilm`` or any sentence-transformers model: blind to the instruction. ``prefix:NAME``: the same with the
             instruction written before the text. Any other model: an InBedder. ``centered:NAME``: an InBedder whose mean over
             the texts at hand is subtracted.
 
     Raises:
         ConfigurationError: If the model does not exist or is of no known kind.
     """
-    if name.startswith("prefix:"):
-        return _sentence_embedder(name.removeprefix("prefix:"), prefixed=True)
-    if name.startswith("centered:"):
-        return _answer_embedder(name.removeprefix("centered:"), centered=True)
-    path = Path(resolve_model(name))
-    if name == MINILM or (path / "modules.json").is_file():
-        return _sentence_embedder(name, prefixed=False)
-    return _answer_embedder(name, centered=False)
+    way, model = split_name(name)
+    try:
+        if way == PREFIX:
+            return _sentence_embedder(model, prefixed=True)
+        if way != CENTERED and is_sentence_encoder(model):
+            return _sentence_embedder(model, prefixed=False)
+        return _answer_embedder(model, centered=way == CENTERED)
+    except OSError as error:
+        raise ConfigurationError(f"model {model}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return how a model is used (``"prefix:"``, ``"centered:"`` or ``""``) and the model."""
+    for way in (PREFIX, CENTERED):
+        if name.startswith(way):
+            return way, name.removeprefix(way)
+    return "", name
+
+
+def is_sentence_encoder(model: str) -> bool:
+    """Tell whether a model is blind to instructions: a sentence-transformers folder, or a Hub model of that organisation."""
+    path = Path(resolve_model(model))
+    return (path / "modules.json").is_file() or model.startswith("sentence-transformers/")
 
 
 def _sentence_embedder(name: str, *, prefixed: bool) -> Embed:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, StrictStr, TypeAdapter, ValidationError
 from sklearn.cluster import KMeans
 from sklearn.metrics import v_measure_score
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.embedders import Embed, load_embedder
+from llama_index_instruct.evaluation.embedders import Embed, load_embedder, split_name
 from llama_index_instruct.evaluation.facets import FacetedCorpus
 from llama_index_instruct.evaluation.inbedder_speed import bench_encoder_speed
 from llama_index_instruct.evaluation.triplets import TripletSet, success
+from llama_index_instruct.files import read_text
 
 Wordings = Mapping[str, Mapping[str, Sequence[str]]]
 """Per instruction, ``"paraphrases"`` of it and ``"wrong"`` questions about the same texts."""
+
+
+Words = Annotated[list[Annotated[StrictStr, Field(min_length=1)]], Field(min_length=1)]
+
+
+class _WordingsRow(BaseModel):
+    paraphrases: Words
+    wrong: Words
+
+
+_Wordings = TypeAdapter(dict[str, _WordingsRow])
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,11 @@ def bench_inbedder(
         speed: Also time the models that answer.
         progress: Show progress bars.
     """
-    names = [name.rstrip("/").split("/")[-1] for name in settings.models]
+    names = [_short(model) for model in settings.models]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"model: expected folders of different names, found {', '.join(names)}")
+    if wordings is not None:
+        _check_wordings(triplets, wordings)
     record: dict[str, Any] = {"bench": "inbedder", "settings": asdict(settings), "triplets": {}, "clusters": {}}
     if wordings is not None:
         record["robustness"] = {}
@@ -98,13 +112,22 @@ def load_wordings(path: Path | str) -> Wordings:
         ConfigurationError: If the file is not of this form.
     """
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            read = json.load(file)
-        return {
-            question: {kind: list(row[kind]) for kind in ("paraphrases", "wrong")} for question, row in read.items()
-        }
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path}: expected wordings per instruction ({error})") from error
+        read = _Wordings.validate_json(read_text(path))
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: expected wordings per instruction ({error.errors()[0]['msg']})") from error
+    return {question: row.model_dump() for question, row in read.items()}
+
+
+def _short(model: str) -> str:
+    way, name = split_name(model)
+    return way + name.rstrip("/").split("/")[-1]
+
+
+def _check_wordings(triplets: Sequence[TripletSet], wordings: Wordings) -> None:
+    for found in triplets:
+        for instruction in (found.instruction_a, found.instruction_b):
+            if instruction not in wordings:
+                raise ConfigurationError(f"wordings: expected some for {instruction!r}, found none")
 
 
 def _triplet_scores(found: TripletSet, embed: Embed) -> dict[str, float]:

@@ -13,8 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_index_instruct.embedders.packing import packed
 from llama_index_instruct.embedders.positions import load_tokenizer
+from llama_index_instruct.evaluation.embedders import is_sentence_encoder
 from llama_index_instruct.evaluation.threads import one_thread
-from llama_index_instruct.inbedder.architectures import Architecture, CausalLM
+from llama_index_instruct.inbedder.architectures import Architecture, CausalLM, Seq2SeqLM
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings
 from llama_index_instruct.models import MINILM, resolve_model
@@ -50,8 +51,8 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
     """Return per model ``texts_per_cpu_s`` and ``vs_reference``, medians over interleaved rounds, one thread, float32.
 
     The reference of causal models is the published procedure: ``generate()`` with the hidden states of all layers and steps, on
-    batches of 32 sorted by length. The reference of masked models is a bare forward pass over the very batches that
-    the embedding class packs. Sentence encoders are left out; a small causal model with random weights is always timed.
+    batches of 32 sorted by length. The reference of the others is a bare forward pass over the very batches that the
+    embedding class packs. Sentence encoders are left out; a small causal model with random weights is always timed.
 
     Args:
         models: Name in the record -> model.
@@ -59,12 +60,12 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
         rounds: Of each: ours, then the reference.
     """
     read = mixed_texts(texts)
-    answering = {name: model for name, model in models.items() if model != MINILM}
     with one_thread():
         timed = {RANDOM_CAUSAL: _timed(random_causal_encoder(), read, rounds)}
-        for name, model in answering.items():
-            encoder = InBedderEmbedding(model, INSTRUCTION, dtype="float32", device="cpu").encoder
-            timed[name] = _timed(encoder, read, rounds)
+        for name, model in models.items():
+            if not is_sentence_encoder(model):
+                encoder = InBedderEmbedding(model, INSTRUCTION, dtype="float32", device="cpu").encoder
+                timed[name] = _timed(encoder, read, rounds)
     return timed
 
 
@@ -133,4 +134,7 @@ def generate_states(architecture: CausalLM, prompts: list[list[int]]) -> None:
 def bare_forward(architecture: Architecture, prompts: list[list[int]], budget: int) -> None:
     """Run the model's body alone over the packed batches."""
     for at in packed([len(prompt) for prompt in prompts], budget):
-        architecture.model.base_model(**architecture.batch([prompts[i] for i in at]))
+        inputs = architecture.batch([prompts[i] for i in at])
+        if isinstance(architecture, Seq2SeqLM):
+            inputs["decoder_input_ids"] = architecture.start(len(at))
+        architecture.model.base_model(**inputs)

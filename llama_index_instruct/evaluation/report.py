@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -81,14 +82,14 @@ def inbedder_table(record: dict[str, Any], console: Console) -> None:
             continue
         table = Table(title=title)
         for column in ("set", *models):
-            table.add_column(column, justify="left" if column == "set" else "right")
+            table.add_column(escape(column), justify="left" if column == "set" else "right")
         for name, found in rows.items():
-            table.add_row(name, *(f"{found[model][measure]:.1f}" for model in models))
+            table.add_row(escape(name), *(f"{found[model][measure]:.1f}" for model in models))
         table.add_row("mean", *(f"{record['means'][model][f'{part} {measure}']:.1f}" for model in models))
         console.print(table)
     for model, row in record["speed"].items():
         console.print(
-            f"{model}: {row['texts_per_cpu_s']:.0f} texts per CPU second, {row['vs_reference']:.2f} of the reference"
+            f"{escape(model)}: {row['texts_per_cpu_s']:.0f} texts per CPU second, {row['vs_reference']:.2f} of the reference"
         )
 
 

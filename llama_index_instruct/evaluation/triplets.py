@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import read_jsonl
+from llama_index_instruct.files import json_object, numbered_lines
 
 _FIELDS = ("corpus", "facet_a", "facet_b", "instruction_a", "instruction_b", "anchor", "same_a", "same_b")
 
@@ -43,10 +43,18 @@ def load_triplets(path: Path | str, *, per_pair: int | None = None) -> list[Trip
     Raises:
         ConfigurationError: If the file is missing, empty or malformed.
     """
+    if per_pair is not None and per_pair < 1:
+        raise ConfigurationError(f"per_pair: expected 1 or more, found {per_pair}")
     sets: dict[str, TripletSet] = {}
-    for row in read_jsonl(Path(path), _FIELDS):
+    for place, line in numbered_lines(path):
+        row = json_object(line, place)
+        wrong = [name for name in _FIELDS if not isinstance(row.get(name), str) or not row[name].strip()]
+        if wrong:
+            raise ConfigurationError(f"{place}: expected non-empty strings, found {row.get(wrong[0])!r} as {wrong[0]}")
         name = f"{row['corpus']}:{row['facet_a']}/{row['facet_b']}"
         found = sets.setdefault(name, TripletSet(name, row["instruction_a"], row["instruction_b"], []))
+        if (found.instruction_a, found.instruction_b) != (row["instruction_a"], row["instruction_b"]):
+            raise ConfigurationError(f"{place}: expected one question per facet, {name} has several")
         if per_pair is None or len(found.texts) < 3 * per_pair:
             found.texts.extend((row["anchor"], row["same_a"], row["same_b"]))
     if not sets:

@@ -212,7 +212,7 @@ class Seq2SeqLM(Architecture):
             states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
             return masked_mean(states, inputs["attention_mask"].bool())
         if pooling == "expected_answer":
-            start = self._start(len(prompts))
+            start = self.start(len(prompts))
             scores = self.model(**inputs, decoder_input_ids=start, use_cache=False).logits[:, -1]
             return expected_answer(scores, output_embeddings(self.model))
         if pooling == "first_gen":
@@ -241,11 +241,12 @@ class Seq2SeqLM(Architecture):
             states = output.decoder_hidden_states[self.layer][:, -1]
             return states, output.logits[:, -1], output.past_key_values
 
-        first = self._start(len(inputs["input_ids"]))
+        first = self.start(len(inputs["input_ids"]))
         pad = cast(int, self.tokenizer.pad_token_id)
         return decode(step, first, None, steps=steps, end=self.ends, pad=pad)
 
-    def _start(self, rows: int) -> Tensor:
+    def start(self, rows: int) -> Tensor:
+        """Return what the decoder is fed first, (rows, 1)."""
         start = cast(Any, self.model.generation_config).decoder_start_token_id
         if start is None:
             start = self.model.config.decoder_start_token_id

@@ -7,7 +7,6 @@ the others', which is what the embedding must learn to look past.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictStr, ValidationError
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.files import numbered_lines
 from llama_index_instruct.inbedder.triples import QATriple
 
 TEXTS_PER_GROUP = 16
@@ -56,10 +56,7 @@ def read_domains(path: str | Path) -> list[Domain]:
     Raises:
         ConfigurationError: If a line is not such an object.
     """
-    path = Path(path)
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        return [_domain(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return [_domain(line, place) for place, line in numbered_lines(path)]
 
 
 class _FacetRow(BaseModel):
@@ -102,7 +99,7 @@ def compose_triples(domains: Sequence[Domain], groups_per_domain: int, *, seed: 
     triples: list[QATriple] = []
     for number in range(groups_per_domain):
         for domain in domains:
-            triples.extend(_group(domain, f"{domain.name} #{number}", rng))
+            triples.extend(_group(domain, f"{domain.name} #{number}, seed {seed}", rng))
     return triples
 
 

@@ -179,7 +179,12 @@ def load_for_training(
     from transformers import AutoConfig
 
     path = resolve_model(base)
-    config = AutoConfig.from_pretrained(path)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"base model {base}: cannot be loaded ({' '.join(str(error).split())[:200]})"
+        ) from error
     kind = kind or model_kind(config)
     if kind == "seq2seq":
         raise ConfigurationError("base model: expected a causal or masked language model, found an encoder-decoder")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.files import json_object, numbered_lines
 
 _WORD = re.compile(r"\S+")
 _FIELDS = ("paragraph", "question", "answer")
@@ -44,23 +43,12 @@ def read_triples(paths: Iterable[str | Path]) -> list[QATriple]:
     Raises:
         ConfigurationError: If a line is not such an object; the message names the file and the line.
     """
-    return [triple for path in paths for triple in _read(Path(path))]
-
-
-def _read(path: Path) -> Iterator[QATriple]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _parse(line, f"{path}, line {number}")
+    return [_parse(line, place) for path in paths for place, line in numbered_lines(path)]
 
 
 def _parse(line: bytes, place: str) -> QATriple:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ConfigurationError(f"{place}: expected a JSON object, found {line[:60]!r}") from error
-    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) and row[name].strip() for name in _FIELDS):
+    row = json_object(line, place)
+    if not all(isinstance(row.get(name), str) and row[name].strip() for name in _FIELDS):
         raise ConfigurationError(f"{place}: expected non-empty strings {', '.join(_FIELDS)}, found {line[:60]!r}")
     paragraph, question, answer = (row[name] for name in _FIELDS)
     return QATriple(paragraph, question, answer, _name(row, "group"), _name(row, "source"))

@@ -36,9 +36,10 @@ def test_the_third_part_of_the_demo():
     assert all(0 <= score <= 100 for score in scores.values())
     assert scores["feeling_inbedder"] > scores["feeling_stored"]
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines()]
+    model = InBedderEmbedding()
     first = " ".join(tickets[0].text.split())[:30]
     for facet, question in QUESTIONS.items():
-        answer = InBedderEmbedding(instruction=question).answer([tickets[0].text])[0]
+        answer = model.with_instruction(question).answer([tickets[0].text])[0]
         assert f'"{question}": nearest to the first message' in said
         assert any(line[0] == answer and line[1].startswith(first) for line in lines if len(line) == 2)
         for way, name in NAMES.items():

@@ -157,7 +157,7 @@ def test_labels_a_facet_does_not_list_are_left_out():
 @given(st.integers(0, 2**32), st.integers(0, 4))
 def test_groups_are_counted_and_named(seed, groups):
     rows = compose_triples([SHOP, replace(SHOP, name="office")], groups, seed=seed)
-    assert set(by_group(rows)) == {f"{name} #{i}" for name in ("shop", "office") for i in range(groups)}
+    assert set(by_group(rows)) == {f"{name} #{i}, seed {seed}" for name in ("shop", "office") for i in range(groups)}
 
 
 # Files
