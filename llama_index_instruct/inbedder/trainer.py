@@ -194,7 +194,7 @@ def load_for_training(
     dropout = {name: settings.dropout for name in DROPOUTS if hasattr(config, name)} if kind == "masked" else {}
     model = load_model(path, kind, dtype=torch.float32, **dropout)
     # The class of embeddings reads from here how the model was trained to be read.
-    pooling = "expected_answer" if kind == "masked" else "first_gen"
+    pooling = "avg_gen" if kind == "masked" else "first_gen"
     model.config.inbedder = {"pooling": pooling, "template": "inbedder", "masks": settings.masks}
     return model, load_tokenizer(path), kind
 

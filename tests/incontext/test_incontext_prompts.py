@@ -76,6 +76,12 @@ def test_a_passage_is_its_text_and_the_end_token(name, ends):
     assert made(tokenizer).passages(texts) == [literal(tokenizer, text) for text in texts]
 
 
+def test_an_empty_passage_keeps_what_the_tokenizer_puts_before_it(name):
+    """OPT begins its texts with its end token: that one is not the end of the text."""
+    tokenizer = tokenizer_named(name)
+    assert made(tokenizer).passages([""]) == [literal(tokenizer, "")]
+
+
 def test_no_texts_are_no_rows(name):
     prompts = made(tokenizer_named(name))
     assert prompts.passages([]) == prompts.queries([], prompts.head(TOPIC, ())) == []
@@ -123,16 +129,15 @@ def test_a_template_can_do_without_the_end_token(name):
     assert prompts.passages(["ok"]) == [tokenizer("ok")["input_ids"]]
 
 
-@pytest.mark.parametrize("pattern", ["{}", "{} ok", "ok {}", "ok {} {}", "{}{} a {}"])
-def test_names_of_special_tokens_in_a_text_are_plain_characters(name, pattern):
+def test_names_of_special_tokens_in_a_text_are_plain_characters(name):
     tokenizer = tokenizer_named(name)
-    text = pattern.replace("{}", ENDS[name])
     prompts = made(tokenizer)
-    head = prompts.head(TOPIC, EXAMPLES)
-    rows = prompts.passages([text]) + prompts.queries([text], head)
-    for row in rows:
-        assert row[1:].count(tokenizer.eos_token_id) == 1
-    assert len(rows[0]) > len(prompts.passages(["ok" if "ok" in text else "a"])[0])
+    end = ENDS[name]
+    head = prompts.head(TOPIC, [(f"what {end}", f"{end} that")])
+    texts = [end, f"{end} ok", f"ok {end}", f"ok {end} {end}", f"a{end}{end} a {end}"]
+    rows = prompts.passages(texts) + prompts.queries(texts, head)
+    assert [row[1:].count(tokenizer.eos_token_id) for row in rows] == [1] * len(rows)
+    assert len({tuple(row) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
@@ -167,12 +172,10 @@ def test_a_task_that_does_not_fit_is_refused(name):
 def test_a_long_query_is_cut_and_nothing_around_it(name, template, budget):
     tokenizer = tokenizer_named(name)
     prompts = made(tokenizer, template, query_tokens=budget)
-    head = prompts.head(TOPIC, EXAMPLES)
-    (row,) = prompts.queries([LONG], head)
-    before, after = template.head(TOPIC, EXAMPLES), template.tail(TOPIC)
-    fitting = [end for end in range(len(LONG)) if len(own(tokenizer, LONG[:end])) <= budget and end < 20 * budget]
-    assert row in [literal(tokenizer, before + LONG[:end] + after) for end in fitting]
-    assert len(row) >= len(literal(tokenizer, before + after)) + budget - 2
+    (row,) = prompts.queries([LONG], prompts.head(TOPIC, EXAMPLES))
+    beginning = tokenizer.decode(own(tokenizer, LONG)[:budget])
+    assert LONG.startswith(beginning)
+    assert row == literal(tokenizer, template.head(TOPIC, EXAMPLES) + beginning + template.tail(TOPIC))
 
 
 @pytest.mark.parametrize("budget", [1, 2, 7, 30])
@@ -194,12 +197,12 @@ def test_a_text_that_just_fits_is_not_cut(name):
     assert prompts.queries([LONG], prompts.head(TOPIC, ())) == [literal(tokenizer, text)]
 
 
-@pytest.mark.parametrize("budget", [1, 2, 3, 5, 6, 9])
-def test_a_cut_inside_a_character_of_many_tokens_holds_the_budget(name, budget):
+def test_a_cut_inside_a_character_of_many_tokens_holds_the_budget(name):
     tokenizer = tokenizer_named(name)
     around = len(literal(tokenizer, ""))
-    (row,) = made(tokenizer, passage_tokens=budget).passages(["🦊" * 20])
-    assert len(row) <= budget + around
+    for budget in (3, 4, 5, 6, 9):
+        (row,) = made(tokenizer, passage_tokens=budget).passages(["🦊" * 20])
+        assert len(row) <= budget + around
 
 
 @pytest.mark.parametrize("count", [0, 1, 8])
@@ -224,7 +227,7 @@ def test_the_shared_head_is_nearly_all_that_stands_before_the_query(name):
         assert before - 3 <= len(head.shared) <= before
 
 
-@pytest.mark.parametrize("name", [one for one in DECODERS if one != "mistral"])
+@pytest.mark.parametrize("name", ["opt", "llama", "qwen2", "gpt2"])
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_the_shared_head_opens_the_prompt_of_any_query(name, template):
     tokenizer = tokenizer_named(name)
@@ -232,7 +235,7 @@ def test_the_shared_head_opens_the_prompt_of_any_query(name, template):
     head = prompts.head(TOPIC, EXAMPLES)
     before, after = template.head(TOPIC, EXAMPLES), template.tail(TOPIC)
 
-    @settings(max_examples=80, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
     @given(beginning=BEGINNINGS, rest=TEXT)
     @example(beginning="", rest="")
     @example(beginning="\n", rest="\nResponse:")
@@ -247,11 +250,11 @@ def test_the_shared_head_opens_the_prompt_of_any_query(name, template):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(beginning=BEGINNINGS, rest=TEXT, budget=st.integers(1, 12))
 def test_a_cut_text_is_a_beginning_of_the_text(name, beginning, rest, budget):
     tokenizer = tokenizer_named(name)
-    text = (beginning + rest) * 3
+    text = (beginning + rest or "a") * 3
     (row,) = made(tokenizer, passage_tokens=budget).passages([text])
     assert any(row == literal(tokenizer, text[:end]) for end in range(len(text) + 1))
 
@@ -262,3 +265,11 @@ def test_tokenizers_that_compose_characters_may_read_a_query_into_its_head():
     head = prompts.head(TOPIC, EXAMPLES)
     usual, odd = prompts.queries(["ok", "\u0338 ok"], head)
     assert begins(usual, head.shared) and not begins(odd, head.shared)
+
+
+def test_an_empty_query_may_merge_what_stands_around_it():
+    """Where spaces and line ends are pieces like any other (Gemma); such prompts are computed in full."""
+    prompts = made(tokenizer_named("gemma"))
+    head = prompts.head(TOPIC, EXAMPLES)
+    for query, row in zip(QUERIES, prompts.queries(QUERIES, head), strict=True):
+        assert begins(row, head.shared) or not query.strip() or query[0].isspace()
