@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 
 from llama_index_instruct.embedders.positions import position_ids
@@ -194,7 +195,9 @@ class MaskedLM(Architecture):
         rows = torch.arange(len(at), device=at.device)[:, None]
         tokens: Tensor = prediction_head(self.model)(states[rows, at]).argmax(dim=-1)
         end = cast(int, self.tokenizer.sep_token_id)
-        return tokens.masked_fill((tokens == end).cumsum(dim=1) > 0, end)
+        # Masks are read independently of each other: a word said twice in a row is one word.
+        again = functional.pad(tokens[:, 1:] == tokens[:, :-1], (1, 0), value=False)
+        return tokens.masked_fill((tokens == end).cumsum(dim=1) > 0, end).masked_fill(again, end)
 
     def _mask_positions(self, inputs: dict[str, Tensor]) -> Tensor:
         ends = inputs["attention_mask"].sum(dim=1, keepdim=True)

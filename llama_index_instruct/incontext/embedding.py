@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from llama_index_instruct.embedders.cache import as_query, guarded, settings_digest
 from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text
+from llama_index_instruct.embedders.positions import positions
 from llama_index_instruct.errors import ConfigurationError, InstructWarning
 from llama_index_instruct.incontext.prompts import InContextTokenizer, TaskHead
 from llama_index_instruct.incontext.template import Example, find_template
@@ -101,13 +102,13 @@ class InContextEmbedding(BaseEmbedding):
         fields |= {
             "model_name": model_name,
             "task": task,
-            "examples": list(examples),
+            "examples": checked_examples(examples),
             "embed_batch_size": embed_batch_size,
         }
         with checked_fields(type(self), fields):
             super().__init__(**fields)
         self._load()
-        self._head = self._new_head()
+        self._head = self._new_head(self.task, self.examples)
         self._guard_cache()
 
     @classmethod
@@ -122,9 +123,10 @@ class InContextEmbedding(BaseEmbedding):
 
     def with_task(self, task: str, examples: Sequence[Example] = ()) -> InContextEmbedding:
         """Return a copy for another task; the weights are shared, not loaded again."""
-        with checked_fields(type(self), {}):
-            other = self.model_copy(update={"task": task, "examples": list(examples)})
-        other._head = other._new_head()
+        shown = checked_examples(examples)
+        head = self._new_head(task, shown)
+        other = self.model_copy(update={"task": task, "examples": shown})
+        other._head = head
         other._guard_cache()
         return other
 
@@ -144,8 +146,11 @@ class InContextEmbedding(BaseEmbedding):
 
     def get_query_embeddings(self, queries: Sequence[str]) -> list[list[float]]:
         """Embed many queries at once, in batches."""
+        if isinstance(queries, str):
+            raise ConfigurationError(f"queries: expected a list of strings, found one string: {queries[:40]!r}")
         read = [checked_text(query, f"query {i}") for i, query in enumerate(queries)]
-        return self._vectors(self._tokenizer.queries(read, self._head), self._head.shared)
+        head = self._head
+        return self._vectors(self._tokenizer.queries(read, head), head.shared)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the settings only: the weights are loaded again."""
@@ -155,9 +160,13 @@ class InContextEmbedding(BaseEmbedding):
         """Assign a field; the prompt and the cache follow."""
         if name == "model_name":
             raise ConfigurationError("model_name: the weights are loaded; make another InContextEmbedding instead")
-        super().__setattr__(name, value)
         if name in ("task", "examples"):
-            self._head = self._new_head()
+            value = checked_examples(value) if name == "examples" else value
+            head = self._new_head(*((value, self.examples) if name == "task" else (self.task, value)))
+            super().__setattr__(name, value)
+            self._head = head
+        else:
+            super().__setattr__(name, value)
         if name in type(self).model_fields:
             self._guard_cache()
 
@@ -185,18 +194,15 @@ class InContextEmbedding(BaseEmbedding):
         vectors: list[list[float]] = (unit_rows(states) if self.normalize and len(states) else states).tolist()
         return vectors
 
-    def _new_head(self) -> TaskHead:
-        check_instruction(self.task, "task")
-        for i, (query, passage) in enumerate(self.examples):
-            checked_text(query, f"query of example {i}")
-            checked_text(passage, f"passage of example {i}")
-        head = self._tokenizer.head(self.task, self.examples)
-        if len(head.examples) < len(self.examples):
+    def _new_head(self, task: str, examples: Sequence[Example]) -> TaskHead:
+        check_instruction(task, "task")
+        head = self._tokenizer.head(task, examples)
+        if len(head.examples) < len(examples):
             warnings.warn(
-                f"{len(self.examples) - len(head.examples)} of {len(self.examples)} examples do not fit example_tokens="
+                f"{len(examples) - len(head.examples)} of {len(examples)} examples do not fit example_tokens="
                 f"{self.example_tokens} and are left out",
                 InstructWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         return head
 
@@ -213,6 +219,7 @@ class InContextEmbedding(BaseEmbedding):
         self._tokenizer = InContextTokenizer(
             tokenizer,
             find_template(self.template),
+            window=positions(body.config),
             query_tokens=self.query_tokens,
             passage_tokens=self.passage_tokens,
             example_tokens=self.example_tokens,
@@ -226,3 +233,20 @@ class InContextEmbedding(BaseEmbedding):
         text_key = settings_digest(settings)
         query_key = settings_digest(settings | {"asked": [self.task, self.shown]})
         self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, text_key, query_key)
+
+
+def checked_examples(examples: object) -> list[Example]:
+    """Return examples as pairs of texts.
+
+    Raises:
+        ConfigurationError: If they are anything else.
+    """
+    if isinstance(examples, str) or not isinstance(examples, Sequence):
+        raise ConfigurationError(f"examples: expected pairs of query and passage, found {type(examples).__name__}")
+    for i, example in enumerate(examples):
+        if isinstance(example, str) or not isinstance(example, Sequence) or len(example) != 2:
+            raise ConfigurationError(f"examples: expected pairs of query and passage, found {example!r} at place {i}")
+    return [
+        (checked_text(query, f"examples: query {i}"), checked_text(passage, f"examples: passage {i}"))
+        for i, (query, passage) in enumerate(examples)
+    ]

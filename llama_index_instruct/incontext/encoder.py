@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ from llama_index_instruct.embedders.positions import accepts_positions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
+
+
+SHARED_COUNTS = 4
+"""How many times the tokens of a batch may be held when most of them come from the shared beginning."""
 
 
 class LastTokenEncoder:
@@ -60,7 +65,9 @@ class LastTokenEncoder:
         with self._lock, torch.inference_mode():
             for chosen, start in ((short, beginning), (whole, [])):
                 rests = [rows[i][len(start) :] for i in chosen]
-                for at in packed([len(rest) for rest in rests], self.batch_tokens):
+                # Keys and values of the beginning are held once per row: they count, though they are not computed.
+                budget = self.batch_tokens * (SHARED_COUNTS if start else 1)
+                for at in packed([len(start) + len(rest) for rest in rests], budget):
                     pooled = self._forward([rests[k] for k in at], start)
                     for k, state in zip(at, pooled.float().cpu().numpy(), strict=True):
                         states[chosen[k]] = state
@@ -99,9 +106,6 @@ class LastTokenEncoder:
             ids = torch.tensor([start], device=self.body.device)
             self.body(input_ids=ids, past_key_values=cache, use_cache=True)
             self._shared = (start, cache)
-        copied = DynamicCache(config=self.body.config)
-        kept: Any = self._shared[1].layers
-        for number, layer in enumerate(kept):
-            keys, values = layer.keys, layer.values
-            copied.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
+        copied = copy.deepcopy(self._shared[1])
+        copied.batch_repeat_interleave(rows)
         return copied

@@ -38,6 +38,7 @@ def made(tokenizer, template=LG_ANNA, *, query_tokens=512, passage_tokens=512, e
     return InContextTokenizer(
         tokenizer,
         template,
+        window=100_000,
         query_tokens=query_tokens,
         passage_tokens=passage_tokens,
         example_tokens=example_tokens,
