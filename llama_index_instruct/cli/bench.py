@@ -71,6 +71,7 @@ def bench_refinement_command(
             record["solver_speed"] = bench_solver_speed(judged=max(judged, 2))
         _write(record, output)
         refinement_table(record, console)
+        _say_written(output)
 
 
 @bench_app.command("gstransform")
@@ -101,6 +102,7 @@ def bench_gstransform_command(
         record = bench_gstransform(corpora, load_embed_model(embed_model), settings, cache=cache)
         _write(record, output)
         gstransform_table(record, console)
+        _say_written(output)
 
 
 @bench_app.command("inbedder")
@@ -137,6 +139,7 @@ def bench_inbedder_command(
         )
         _write(record, output)
         inbedder_table(record, console)
+        _say_written(output)
 
 
 @bench_app.command("latency")
@@ -177,4 +180,7 @@ def bench_collection_command(
 def _write(record: dict[str, Any], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _say_written(output: Path) -> None:
     console.print(f"written: {output}", markup=False, soft_wrap=True)

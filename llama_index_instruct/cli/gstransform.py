@@ -70,7 +70,7 @@ def fit(
     from llama_index_instruct.gstransform.sampling import QdrantSource
     from llama_index_instruct.models import load_embed_model
 
-    with errors_as_messages():
+    with errors_as_messages(), qdrant_client(url, path) as client:
         if method not in ("ridge", "fisher", "contrastive"):
             raise ConfigurationError(f"--method: expected ridge, fisher or contrastive, found {method!r}")
         model = openai_like(llm, llm_base)
@@ -86,7 +86,7 @@ def fit(
             workers=workers,
         )
         fitted = fit_gstransform(
-            QdrantSource(qdrant_client(url, path), collection, vector_name, text_key),
+            QdrantSource(client, collection, vector_name, text_key),
             instruction=instruction,
             labels=labels,
             embed_model=embedder,
@@ -128,9 +128,9 @@ def transform(
     from llama_index_instruct.gstransform.collection import transform_collection
     from llama_index_instruct.gstransform.transform import GSTransform
 
-    with errors_as_messages():
+    with errors_as_messages(), qdrant_client(url, path) as client:
         report = transform_collection(
-            qdrant_client(url, path),
+            client,
             source,
             target,
             GSTransform.from_pretrained(transform),

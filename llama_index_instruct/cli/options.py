@@ -67,8 +67,17 @@ def _say(name: str, message: str) -> None:
     Console(stderr=True).print(f"[red]{escape(name)}[/red]: {escape(message)}", highlight=False, soft_wrap=True)
 
 
-def qdrant_client(url: str | None, path: Path | None) -> QdrantClient:
-    """Return the client behind ``--url`` or ``--path``."""
+@contextmanager
+def qdrant_client(url: str | None, path: Path | None) -> Iterator[QdrantClient]:
+    """Open the client behind ``--url`` or ``--path``, and close it: an in-process folder serves one client at a time."""
+    client = _client(url, path)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _client(url: str | None, path: Path | None) -> QdrantClient:
     from qdrant_client import QdrantClient
 
     if (url is None) == (path is None):

@@ -256,6 +256,7 @@ def test_the_record(tmp_path, monkeypatch):
         "flip": 0.0,
         "methods": tuple(METHODS),
         "seed": 0,
+        "clusters": 50,
         "embed_model": "words",
     }
     assert list(record["facets"]) == ["shop/thing", "shop/mood"]
