@@ -25,6 +25,21 @@ def as_query() -> Iterator[None]:
         _role.reset(token)
 
 
+NOT_IN_KEYS = frozenset(
+    {
+        "device",
+        "batch_tokens",
+        "embed_batch_size",
+        "num_workers",
+        "callback_manager",
+        "embeddings_cache",
+        "rate_limiter",
+        "cache_folder",
+    }
+)
+"""Fields of embedding models on which no vector depends: how it is computed, and who watches."""
+
+
 def settings_digest(settings: object) -> str:
     """Return a key for what vectors depend on; settings are anything JSON can write."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,3 +58,14 @@ def checked_text(text: object, name: str) -> str:
             f"{name}: expected valid Unicode, found half of a surrogate pair: {text[:40]!r}"
         ) from error
     return text
+
+
+def checked_texts(texts: Sequence[str], name: str = "text", plural: str = "texts") -> list[str]:
+    """Return texts that a tokenizer can read.
+
+    Raises:
+        ConfigurationError: If they are one bare string, or one of them is no text; the message gives its place.
+    """
+    if isinstance(texts, str):
+        raise ConfigurationError(f"{plural}: expected a list of strings, found one string: {texts[:40]!r}")
+    return [checked_text(text, f"{name} {i}") for i, text in enumerate(texts)]

@@ -53,3 +53,11 @@ def position_ids(model: PreTrainedModel, attention_mask: Tensor) -> dict[str, Te
 def accepts_positions(model: PreTrainedModel) -> bool:
     """Tell whether a model can be told the positions of its tokens."""
     return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def surroundings(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Return what a tokenizer itself puts before and behind a text."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a")["input_ids"])
+    at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+    return full[:at], full[at + len(plain) :]

@@ -97,9 +97,7 @@ def bench_inbedder(
                 vectors = embed([corpus.texts[i] for i in chosen], facet.instruction)
                 score = _clustered(vectors, facet.labels[chosen], settings.seed)
                 record["clusters"].setdefault(f"{corpus.name}/{facet.name}", {})[name] = {"v_measure": score}
-    answering = {
-        n: m for n, m in zip(names, settings.models, strict=True) if not m.startswith(("prefix:", "centered:"))
-    }
+    answering = {n: m for n, m in zip(names, settings.models, strict=True) if not split_name(m)[0]}
     record["speed"] = bench_encoder_speed(answering) if speed else {}
     record["means"] = {name: _means(record, name) for name in names}
     return record

@@ -10,8 +10,8 @@ import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, Field, PrivateAttr
 
-from llama_index_instruct.embedders.cache import as_query, guarded, settings_digest
-from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text
+from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, guarded, settings_digest
+from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_texts
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings, load_encoder
 from llama_index_instruct.inbedder.words import english_stopwords
@@ -23,22 +23,8 @@ PoolingName = Literal["first_gen", "avg_gen", "last_gen", "avg_prompt", "expecte
 ABOUT = "What is the text about?"
 """Asked when no instruction is given."""
 
-# What a vector does not depend on: how it is computed, and who watches.
-_NOT_IN_KEY = frozenset(
-    {
-        "device",
-        "batch_tokens",
-        "embed_batch_size",
-        "num_workers",
-        "callback_manager",
-        "embeddings_cache",
-        "rate_limiter",
-        "cache_folder",
-        "instruction",
-        "query_instruction",
-        "centers",
-    }
-)
+# Instructions and centers enter the key of the one instruction that is asked.
+_NOT_IN_KEY = NOT_IN_KEYS | {"instruction", "query_instruction", "centers"}
 
 
 class InBedderEmbedding(BaseEmbedding):
@@ -164,7 +150,7 @@ class InBedderEmbedding(BaseEmbedding):
         """
         if not texts:
             raise ConfigurationError("centered_on: expected at least one text, found none")
-        read = _checked(texts)
+        read = checked_texts(texts)
         asked = {self.instruction, self._query_instruction}
         means = {question: self._encoder.embed(read, question).mean(axis=0).tolist() for question in sorted(asked)}
         other = self.model_copy(update={"centers": {**self.centers, **means}})
@@ -173,7 +159,7 @@ class InBedderEmbedding(BaseEmbedding):
 
     def answer(self, texts: Sequence[str]) -> list[str]:
         """Return what the model would say about each text: the words behind the vectors."""
-        return self._encoder.answer(_checked(texts), self.instruction)
+        return self._encoder.answer(checked_texts(texts), self.instruction)
 
     def to_payload(self) -> dict[str, Any]:
         """Return what tracing shows."""
@@ -222,7 +208,7 @@ class InBedderEmbedding(BaseEmbedding):
         return await asyncio.to_thread(self._get_text_embeddings, texts)
 
     def _embed(self, texts: Sequence[str], instruction: str) -> list[list[float]]:
-        rows = self._encoder.embed(_checked(texts), instruction)
+        rows = self._encoder.embed(checked_texts(texts), instruction)
         if instruction in self.centers:
             rows = rows - np.array(self.centers[instruction], dtype=np.float32)
         vectors: list[list[float]] = (unit_rows(rows) if self.normalize else rows).tolist()
@@ -252,9 +238,3 @@ class InBedderEmbedding(BaseEmbedding):
     @property
     def _query_instruction(self) -> str:
         return self.query_instruction or self.instruction
-
-
-def _checked(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise ConfigurationError(f"texts: expected a list of strings, found one string: {texts[:40]!r}")
-    return [checked_text(text, f"text {i}") for i, text in enumerate(texts)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llama_index_instruct.embedders.positions import surroundings
 from llama_index_instruct.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -108,10 +109,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind, masks: int) -
     """
     if kind == "masked":
         return [tokenizer.cls_token_id], [tokenizer.mask_token_id] * masks + [tokenizer.sep_token_id]
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    full = list(tokenizer("a")["input_ids"])
-    at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
-    return full[:at], full[at + len(plain) :] if kind == "seq2seq" else []
+    before, behind = surroundings(tokenizer)
+    return before, behind if kind == "seq2seq" else []
 
 
 def _special_pieces(tokenizer: PreTrainedTokenizerFast) -> list[str]:

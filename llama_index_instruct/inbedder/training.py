@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from llama_index_instruct.errors import ConfigurationError, MissingExtraError
 from llama_index_instruct.inbedder.model_card import write_model_card
 from llama_index_instruct.inbedder.triples import QATriple
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

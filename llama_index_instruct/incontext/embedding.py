@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, Field, PrivateAttr
 
-from llama_index_instruct.embedders.cache import as_query, guarded, settings_digest
-from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text
+from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, guarded, settings_digest
+from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text, checked_texts
 from llama_index_instruct.embedders.positions import positions
 from llama_index_instruct.errors import ConfigurationError, InstructWarning
 from llama_index_instruct.incontext.prompts import InContextTokenizer, TaskHead
@@ -22,22 +22,8 @@ from llama_index_instruct.rows import unit_rows
 if TYPE_CHECKING:
     from llama_index_instruct.incontext.encoder import LastTokenEncoder
 
-# What no vector depends on; task and examples count for queries only.
-_NOT_IN_KEY = frozenset(
-    {
-        "device",
-        "batch_tokens",
-        "embed_batch_size",
-        "num_workers",
-        "callback_manager",
-        "embeddings_cache",
-        "rate_limiter",
-        "cache_folder",
-        "padding",
-        "task",
-        "examples",
-    }
-)
+# Task and examples count for queries only.
+_NOT_IN_KEY = NOT_IN_KEYS | {"padding", "task", "examples"}
 
 
 class InContextEmbedding(BaseEmbedding):
@@ -146,9 +132,7 @@ class InContextEmbedding(BaseEmbedding):
 
     def get_query_embeddings(self, queries: Sequence[str]) -> list[list[float]]:
         """Embed many queries at once, in batches."""
-        if isinstance(queries, str):
-            raise ConfigurationError(f"queries: expected a list of strings, found one string: {queries[:40]!r}")
-        read = [checked_text(query, f"query {i}") for i, query in enumerate(queries)]
+        read = checked_texts(queries, "query", "queries")
         head = self._head
         return self._vectors(self._tokenizer.queries(read, head), head.shared)
 
@@ -183,8 +167,7 @@ class InContextEmbedding(BaseEmbedding):
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        read = [checked_text(text, f"text {i}") for i, text in enumerate(texts)]
-        return self._vectors(self._tokenizer.passages(read))
+        return self._vectors(self._tokenizer.passages(checked_texts(texts)))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)

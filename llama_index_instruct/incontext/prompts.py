@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama_index_instruct.embedders.positions import surroundings
 from llama_index_instruct.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class InContextTokenizer:
         # Names of special tokens inside a text are plain characters, but for those the template itself is written in.
         written = template.query + template.example + template.cue
         self._split = not any(name in written for name in tokenizer.get_added_vocab())
-        self._prefix, self._end = _surroundings(tokenizer)
+        self._prefix, self._end = surroundings(tokenizer)
         if not template.adds_eos:
             self._end = []
         elif not self._end and tokenizer.eos_token_id is not None:
@@ -132,14 +133,6 @@ def _cut_at(places: Sequence[tuple[int, int]], most: int) -> int | None:
     while most > 0 and places[most][0] < places[most - 1][1]:
         most -= 1
     return places[most - 1][1] if most else 0
-
-
-def _surroundings(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Return what a tokenizer itself puts before and behind a text."""
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    full = list(tokenizer("a")["input_ids"])
-    at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
-    return full[:at], full[at + len(plain) :]
 
 
 def _common_beginning(rows: Sequence[Sequence[int]]) -> list[int]:
