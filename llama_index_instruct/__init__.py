@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
     from llama_index_instruct.inbedder.triples import QATriple
     from llama_index_instruct.incontext.embedding import InContextEmbedding
+    from llama_index_instruct.incontext.groups import TrainingSet
+    from llama_index_instruct.incontext.margins import MarginRule
+    from llama_index_instruct.incontext.mined import MinedNegatives, MinedRow, MiningReport
+    from llama_index_instruct.incontext.mining import HardNegativeMiner, MiningSettings, mine_hard_negatives
+    from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
     from llama_index_instruct.refinement.retriever import RefinementRetriever
     from llama_index_instruct.refinement.selection import SelectionSettings
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
@@ -68,9 +73,11 @@ _HOMES = {
     "GSTransformEvent": "gstransform.course",
     "GSTransformPostprocessor": "gstransform.postprocessor",
     "GSTransformRetriever": "gstransform.retriever",
+    "HardNegativeMiner": "incontext.mining",
     "InBedderEmbedding": "inbedder.embedding",
     "InBedderTrainingSettings": "inbedder.training",
     "InContextEmbedding": "incontext.embedding",
+    "InContextTrainingSettings": "incontext.training",
     "IncompatibleStoreError": "errors",
     "InstructError": "errors",
     "InstructWarning": "errors",
@@ -82,7 +89,12 @@ _HOMES = {
     "LabelSource": "gstransform.sources",
     "LabellingError": "errors",
     "LabellingReport": "gstransform.labelling",
+    "MarginRule": "incontext.margins",
     "MetadataLabels": "gstransform.sources",
+    "MinedNegatives": "incontext.mined",
+    "MinedRow": "incontext.mined",
+    "MiningReport": "incontext.mined",
+    "MiningSettings": "incontext.mining",
     "MissingExtraError": "errors",
     "MissingVectorsError": "errors",
     "PostprocessorJudge": "teacher.standins",
@@ -98,13 +110,16 @@ _HOMES = {
     "RidgeSettings": "gstransform.ridge",
     "SelectionSettings": "refinement.selection",
     "TeacherError": "errors",
+    "TrainingSet": "incontext.groups",
     "TransformFileError": "errors",
     "TransformInfo": "gstransform.info",
     "TransformedEmbedding": "gstransform.embedding",
     "Usage": "teacher.usage",
     "fit_gstransform": "gstransform.pipeline",
+    "mine_hard_negatives": "incontext.mining",
     "refine_query": "refinement.solvers",
     "train_inbedder": "inbedder.training",
+    "train_incontext": "incontext.training",
     "transform_collection": "gstransform.collection",
 }
 
@@ -123,9 +138,11 @@ __all__ = [
     "GSTransformEvent",
     "GSTransformPostprocessor",
     "GSTransformRetriever",
+    "HardNegativeMiner",
     "InBedderEmbedding",
     "InBedderTrainingSettings",
     "InContextEmbedding",
+    "InContextTrainingSettings",
     "IncompatibleStoreError",
     "InstructError",
     "InstructWarning",
@@ -137,7 +154,12 @@ __all__ = [
     "LabelSource",
     "LabellingError",
     "LabellingReport",
+    "MarginRule",
     "MetadataLabels",
+    "MinedNegatives",
+    "MinedRow",
+    "MiningReport",
+    "MiningSettings",
     "MissingExtraError",
     "MissingVectorsError",
     "PostprocessorJudge",
@@ -153,13 +175,16 @@ __all__ = [
     "RidgeSettings",
     "SelectionSettings",
     "TeacherError",
+    "TrainingSet",
     "TransformFileError",
     "TransformInfo",
     "TransformedEmbedding",
     "Usage",
     "fit_gstransform",
+    "mine_hard_negatives",
     "refine_query",
     "train_inbedder",
+    "train_incontext",
     "transform_collection",
 ]
 

@@ -16,7 +16,11 @@ def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a folder or Hub model; one without a padding token pads with its end token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, **settings)
+    return padding(AutoTokenizer.from_pretrained(path, **settings))
+
+
+def padding(tokenizer: Any) -> PreTrainedTokenizerFast:
+    """Let a tokenizer without a padding token pad with its end token, and return it."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     return cast("PreTrainedTokenizerFast", tokenizer)

@@ -32,6 +32,7 @@ class AnswerEmbedding(BaseEmbedding):
 
     In the authors' runs ten sampled answers of an untuned chat model, embedded and averaged, came near their own model
     (52.9 against 58.8, one answer 41.8). Each text costs ``samples`` calls; answers are kept, so no text is paid for twice.
+    Traces show the calls below a span ``Asker.answers`` with counts and tokens.
 
     Args:
         llm: Any LlamaIndex LLM.
@@ -110,6 +111,10 @@ class AnswerEmbedding(BaseEmbedding):
     def usage(self) -> Usage:
         """Return what all calls so far cost."""
         return self._usage
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return what tracing shows."""
+        return {**super().to_payload(), "instruction": self.instruction, "samples": self.samples}
 
     def answer(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the answers to the instruction about each text, up to ``samples`` each, unreadable ones left out.

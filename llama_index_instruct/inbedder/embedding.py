@@ -17,6 +17,7 @@ from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings
 from llama_index_instruct.inbedder.words import english_stopwords
 from llama_index_instruct.models import INBEDDER_MINILM, resolve_model
 from llama_index_instruct.rows import unit_rows
+from llama_index_instruct.spans import span, within_the_span_of_its_base
 
 PoolingName = Literal["first_gen", "avg_gen", "last_gen", "avg_prompt", "expected_answer"]
 
@@ -152,24 +153,29 @@ class InBedderEmbedding(BaseEmbedding):
             raise ConfigurationError("centered_on: expected at least one text, found none")
         read = checked_texts(texts)
         asked = {self.instruction, self._query_instruction}
-        means = {question: self._encoder.embed(read, question).mean(axis=0).tolist() for question in sorted(asked)}
+        with span("InBedderEmbedding.centered_on", texts=len(read), instructions=len(asked)):
+            means = {question: self._encoder.embed(read, question).mean(axis=0).tolist() for question in sorted(asked)}
         other = self.model_copy(update={"centers": {**self.centers, **means}})
         other._guard_cache()
         return other
 
     def answer(self, texts: Sequence[str]) -> list[str]:
         """Return what the model would say about each text: the words behind the vectors."""
-        return self._encoder.answer(checked_texts(texts), self.instruction)
+        read = checked_texts(texts)
+        with span("InBedderEmbedding.answer", texts=len(read)):
+            return self._encoder.answer(read, self.instruction)
 
     def to_payload(self) -> dict[str, Any]:
         """Return what tracing shows."""
         return {**super().to_payload(), "instruction": self.instruction, "pooling": self._encoder.pooling}
 
+    @within_the_span_of_its_base
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query; see the base class. Overridden only to keep queries and texts apart in ``embeddings_cache``."""
         with as_query():
             return super().get_query_embedding(query)
 
+    @within_the_span_of_its_base
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query; see the base class."""
         with as_query():

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_index_instruct.training_runs import loss_line, public_name
+
 if TYPE_CHECKING:
     from llama_index_instruct.inbedder.triples import QATriple
 
@@ -24,13 +26,11 @@ def write_model_card(
     """Write ``README.md``: what was trained, on what, under which licences, and how the loss went."""
     sources = Counter(triple.source or "unnamed" for triple in triples)
     table = "\n".join(f"| {name} | {count:,} |" for name, count in sources.most_common())
-    losses = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
-    shown = sorted({*losses[:: max(1, len(losses) // 8)], *losses[-1:]})
     (folder / "README.md").write_text(
         f"""# An InBedder checkpoint
 
 Embeds the expected answer to an instruction (InBedder, arXiv 2402.09642). Trained with llama-index-instruct from
-`{_public_name(base)}`, contrastive targets from `{_public_name(encoder)}`.
+`{public_name(base)}`, contrastive targets from `{public_name(encoder)}`.
 
 Use: `InBedderEmbedding(model_name="{folder.name}", instruction="...")`.
 
@@ -50,12 +50,7 @@ Use: `InBedderEmbedding(model_name="{folder.name}", instruction="...")`.
 
 ## Training loss
 
-{", ".join(f"step {step}: {loss:.3f}" for step, loss in shown) or "not logged: fewer steps than one logging interval"}
+{loss_line(log)}
 """,
         encoding="utf-8",
     )
-
-
-def _public_name(model: str) -> str:
-    """Return a Hub name whole, of a folder only its own name."""
-    return Path(model).name if Path(model).expanduser().is_dir() else model

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from llama_index_instruct.embedders.positions import load_tokenizer, longest_prompt, position_ids
 from llama_index_instruct.errors import ConfigurationError
@@ -197,11 +196,6 @@ def load_for_training(
     pooling = "avg_gen" if kind == "masked" else "first_gen"
     model.config.inbedder = {"pooling": pooling, "template": "inbedder", "masks": settings.masks}
     return model, load_tokenizer(path), kind
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint of a folder, None where there is none."""
-    return cast(Any, get_last_checkpoint)(str(folder)) if folder.is_dir() else None
 
 
 def _collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], Step]:

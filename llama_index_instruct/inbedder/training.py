@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from typing import Literal
 from llama_index_instruct.errors import ConfigurationError, MissingExtraError
 from llama_index_instruct.inbedder.model_card import write_model_card
 from llama_index_instruct.inbedder.triples import QATriple
+from llama_index_instruct.training_runs import check_single_process, matching_checkpoint
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,7 @@ def train_inbedder(
     """
     if not triples:
         raise ConfigurationError("triples: expected at least one, found none")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigurationError("training: expected one process; the contrastive terms compare within one batch")
+    check_single_process()
     if find_spec("accelerate") is None:  # Hugging Face's trainer needs it, and would say so less plainly
         raise MissingExtraError("Training", "train")
     from llama_index_instruct.inbedder.trainer import AnswerTrainer, load_for_training
@@ -113,7 +112,7 @@ def train_inbedder(
     output = Path(output)
     model, tokenizer, answers_as = load_for_training(base, kind, settings)
     trainer = AnswerTrainer.prepare(model, tokenizer, answers_as, triples, output / "checkpoints", settings, encoder)
-    checkpoint = _matching_checkpoint(
+    checkpoint = matching_checkpoint(
         output / "checkpoints", _run_digest(triples, base, encoder, settings), resume=resume
     )
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -128,19 +127,3 @@ def _run_digest(triples: Sequence[QATriple], base: str, encoder: str, settings: 
     for triple in triples:
         digest.update(json.dumps(astuple(triple)).encode())
     return digest.hexdigest()
-
-
-def _matching_checkpoint(folder: Path, digest: str, *, resume: bool) -> str | None:
-    """Return the checkpoint to go on from, and note whose checkpoints the folder will hold."""
-    from llama_index_instruct.inbedder.trainer import last_checkpoint
-
-    note = folder / "run.txt"
-    found = last_checkpoint(folder) if resume else None
-    if found is not None and (not note.is_file() or note.read_text(encoding="utf-8") != digest):
-        raise ConfigurationError(
-            f"{folder}: expected checkpoints of this run, found those of one with other data, base or settings; give another "
-            "output folder, or resume=False to start anew"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(digest, encoding="utf-8")
-    return found

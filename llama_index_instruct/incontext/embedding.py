@@ -18,6 +18,7 @@ from llama_index_instruct.incontext.prompts import InContextTokenizer, TaskHead
 from llama_index_instruct.incontext.template import Example, find_template
 from llama_index_instruct.models import resolve_model
 from llama_index_instruct.rows import unit_rows
+from llama_index_instruct.spans import span, within_the_span_of_its_base
 
 if TYPE_CHECKING:
     from llama_index_instruct.incontext.encoder import LastTokenEncoder
@@ -49,7 +50,7 @@ class InContextEmbedding(BaseEmbedding):
 
     task: str = Field(description="What a query is to find.")
     examples: list[tuple[str, str]] = Field(default_factory=list, description="Queries and passages that answer them.")
-    template: Literal["lg-anna", "bge-en-icl", "plain"] = Field(
+    template: Literal["lg-anna", "bge-en-icl", "plain", "bare"] = Field(
         default="lg-anna", frozen=True, description="How a query is written down."
     )
     query_tokens: int = Field(default=512, ge=1, frozen=True, description="Most tokens of a query's own text.")
@@ -120,18 +121,24 @@ class InContextEmbedding(BaseEmbedding):
         """Return what tracing shows."""
         return {**super().to_payload(), "task": self.task, "examples": len(self.shown)}
 
+    @within_the_span_of_its_base
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query; see the base class. Overridden only to keep queries and texts apart in ``embeddings_cache``."""
         with as_query():
             return super().get_query_embedding(query)
 
+    @within_the_span_of_its_base
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query; see the base class."""
         with as_query():
             return await super().aget_query_embedding(query)
 
     def get_query_embeddings(self, queries: Sequence[str]) -> list[list[float]]:
-        """Embed many queries at once, in batches."""
+        """Embed many queries at once, in batches; traces show one span ``InContextEmbedding.get_query_embeddings``."""
+        with span("InContextEmbedding.get_query_embeddings", queries=len(queries)):
+            return self._query_vectors(queries)
+
+    def _query_vectors(self, queries: Sequence[str]) -> list[list[float]]:
         read = checked_texts(queries, "query", "queries")
         head = self._head
         return self._vectors(self._tokenizer.queries(read, head), head.shared)
@@ -155,7 +162,7 @@ class InContextEmbedding(BaseEmbedding):
             self._guard_cache()
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.get_query_embeddings([query])[0]
+        return self._query_vectors([query])[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await asyncio.to_thread(self._get_query_embedding, query)

@@ -85,13 +85,22 @@ class InContextTokenizer:
         Raises:
             ConfigurationError: If the task alone does not fit.
         """
+        kept = self.fitting(task, examples)
+        prompts = [self._prompt(task, kept, probe) for probe in PROBES]
+        return TaskHead(task, kept, tuple(_common_beginning(prompts)))
+
+    def fitting(self, task: str, examples: Sequence[Example]) -> tuple[Example, ...]:
+        """Return as many of the first examples as fit.
+
+        Raises:
+            ConfigurationError: If the task alone does not fit.
+        """
         kept = list(examples)
         while len(self._prefix) + len(self._ids(self._template.head(task, kept))) > self._example_tokens:
             if not kept:
                 raise ConfigurationError(f"task: expected at most {self._example_tokens} tokens, found {task[:80]!r}")
             kept.pop()
-        prompts = [self._prompt(task, kept, probe) for probe in PROBES]
-        return TaskHead(task, tuple(kept), tuple(_common_beginning(prompts)))
+        return tuple(kept)
 
     def queries(self, texts: Sequence[str], head: TaskHead) -> list[list[int]]:
         """Return the token ids of whole prompts."""

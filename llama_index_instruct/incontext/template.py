@@ -66,7 +66,10 @@ BGE_EN_ICL = InContextTemplate("<instruct>{task}\n<query>{query}", "\n<response>
 PLAIN = InContextTemplate("Instruct: {task}\nQuery: {query}", "\nPassage: {passage}", "")
 """For models of the E5-mistral and Qwen3-Embedding kind, which know no answer cue."""
 
-TEMPLATES = {"lg-anna": LG_ANNA, "bge-en-icl": BGE_EN_ICL, "plain": PLAIN}
+BARE = InContextTemplate("{task}{query}", " {passage}", "")
+"""The query as it is, after a task if there is one: for encoders that the recipe trains without instructions."""
+
+TEMPLATES = {"lg-anna": LG_ANNA, "bge-en-icl": BGE_EN_ICL, "plain": PLAIN, "bare": BARE}
 
 
 def find_template(name: str) -> InContextTemplate:

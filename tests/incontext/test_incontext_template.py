@@ -9,6 +9,7 @@ import pytest
 
 from llama_index_instruct import ConfigurationError
 from llama_index_instruct.incontext.template import (
+    BARE,
     BGE_EN_ICL,
     LG_ANNA,
     PLAIN,
@@ -151,12 +152,13 @@ def test_templates_are_found_by_name():
     assert find_template("lg-anna") is LG_ANNA
     assert find_template("bge-en-icl") is BGE_EN_ICL
     assert find_template("plain") is PLAIN
+    assert find_template("bare") is BARE
 
 
 @pytest.mark.parametrize("name", ["", "LG-ANNA", "icl"])
 def test_an_unknown_template_is_refused_with_the_known_names(name):
     with pytest.raises(
-        ConfigurationError, match=f"template: expected one of lg-anna, bge-en-icl, plain, found '{name}'"
+        ConfigurationError, match=f"template: expected one of lg-anna, bge-en-icl, plain, bare, found '{name}'"
     ):
         find_template(name)
 

@@ -1,0 +1,87 @@
+"""What scores candidates: a cross-encoder, an LLM judge, a LlamaIndex reranker, any callable, or the retriever itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_index.core.llms.llm import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import TextNode
+
+from llama_index_instruct.errors import ConfigurationError, TeacherError
+from llama_index_instruct.teacher.judge import RelevanceJudge
+from llama_index_instruct.teacher.standins import Judge, as_judge
+
+FloatArray = npt.NDArray[np.float64]
+Score = Callable[[str, list[str]], FloatArray]
+"""A query and k passages -> k raw scores, NaN = none."""
+
+
+def as_scorer(teacher: Any) -> Score:
+    """Return a teacher as one function.
+
+    Args:
+        teacher: A cross-encoder (anything with ``predict`` over pairs of texts), an ``LLM``, a ``RelevanceJudge``, a LlamaIndex
+            node postprocessor that sets scores, or a callable ``(query, passages) -> scores``.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    if callable(getattr(teacher, "predict", None)) and not isinstance(teacher, LLM):
+        return _checked(
+            lambda query, passages: teacher.predict([(query, p) for p in passages], show_progress_bar=False)
+        )
+    if isinstance(teacher, (LLM, BaseNodePostprocessor, Judge)):
+        judge = as_judge(teacher)
+        return _checked(lambda query, passages: judge.assess(query, [TextNode(text=p) for p in passages]).relevance)
+    if callable(teacher):
+        return _checked(teacher)
+    raise ConfigurationError(
+        "teacher: expected 'similarity', 'hybrid', a cross-encoder, an LLM, a RelevanceJudge, a node postprocessor or a "
+        f"callable (query, passages) -> scores, found {teacher if isinstance(teacher, str) else type(teacher).__name__}"
+    )
+
+
+def teacher_name(teacher: Any) -> str:
+    """Return what tells a teacher from others in a checkpoint; a callable is known by its name alone."""
+    if isinstance(teacher, RelevanceJudge):
+        return f"{_llm_name(teacher.llm)} {teacher.prompt.version} {teacher.task}"
+    if isinstance(teacher, LLM):
+        return teacher_name(RelevanceJudge(teacher))
+    for attribute in ("model_name", "name_or_path", "__qualname__"):
+        name = getattr(teacher, attribute, None)
+        if isinstance(name, str) and name:
+            return name
+    card = getattr(teacher, "model_card_data", None)
+    return str(getattr(card, "base_model", None) or type(teacher).__qualname__)
+
+
+def _llm_name(llm: LLM) -> str:
+    return f"{llm.class_name()} {llm.metadata.model_name}"
+
+
+def _checked(score: Callable[[str, list[str]], Any]) -> Score:
+    def scores(query: str, passages: list[str]) -> FloatArray:
+        if not passages:
+            return np.empty(0)
+        found = np.asarray(score(query, list(passages)), dtype=np.float64).reshape(-1)
+        if len(found) != len(passages):
+            raise TeacherError(f"teacher: expected {len(passages)} scores, found {len(found)}")
+        found[~np.isfinite(found)] = np.nan
+        return found
+
+    return scores
+
+
+def probabilities(logits: FloatArray) -> FloatArray:
+    """Return logits as numbers in [0, 1]: a relative margin has no meaning where zero is arbitrary."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
+
+
+def scale_is_known(scores: Sequence[float] | FloatArray) -> bool:
+    """Tell whether scores look like cosines or probabilities, and not like logits."""
+    known = np.asarray(scores)[~np.isnan(scores)]
+    return bool(known.size == 0 or np.abs(known).max() <= 1.0 + 1e-6)
