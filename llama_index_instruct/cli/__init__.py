@@ -1,4 +1,4 @@
-"""The command line: ``llama-index-instruct demo | fit | transform | train | bench``."""
+"""The command line: ``llama-index-instruct demo | fit | transform | mine | train | bench``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import typer
 from llama_index_instruct.cli.bench import bench_app
 from llama_index_instruct.cli.demo import demo
 from llama_index_instruct.cli.gstransform import fit, transform
+from llama_index_instruct.cli.mine import mine
 from llama_index_instruct.cli.train import train_app
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(fit)
 app.command()(transform)
+app.command()(mine)
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 

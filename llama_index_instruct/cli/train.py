@@ -69,3 +69,77 @@ def train_inbedder_command(
             data_notes=notes,
         )
         console.print(f"written: {folder}", markup=False, soft_wrap=True)
+
+
+@train_app.command("incontext")
+def train_incontext_command(
+    rows: Annotated[
+        list[Path],
+        typer.Option(help="JSONL of query, positive, negatives, scores, as from 'mine'; one set each, repeat."),
+    ],
+    base: Annotated[str, typer.Option(help="Decoder to start from: a folder or a Hub name.")],
+    output: Annotated[Path, typer.Option(help="Folder of the result; a stopped run in it is resumed.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Instruction of each set, in the order of --rows; one for all, or none.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="'retrieval', 'similarity', 'classification' or 'clustering', of each set or of all."),
+    ] = None,
+    dev: Annotated[list[Path] | None, typer.Option(help="BEIR-style folder to evaluate on during training.")] = None,
+    licences: Annotated[Path | None, typer.Option(help="Markdown on the data's sources, for the model card.")] = None,
+    template: Annotated[str, typer.Option(help="'lg-anna', 'bge-en-icl', 'plain' or 'bare'.")] = "lg-anna",
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Queries per step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Peak.")] = 1e-4,
+    soft_weight: Annotated[float, typer.Option(help="Weight of the soft labels.")] = 1.0,
+    most_examples: Annotated[int, typer.Option(help="A query is shown 0 to so many examples.")] = 5,
+    lora_rank: Annotated[int, typer.Option(help="Of the adapters; 0 trains all weights.")] = 32,
+    merge: Annotated[bool, typer.Option(help="Save the whole model, not the adapters alone.")] = True,
+    eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations; default: each epoch.")] = None,
+    seed: Annotated[int, typer.Option(help="Of batches, examples and new weights.")] = 0,
+) -> None:
+    """Mined rows to an in-context embedding checkpoint: InfoNCE, soft labels, examples in the prompt."""
+    from llama_index_instruct.evaluation.datasets import load_beir
+    from llama_index_instruct.evaluation.during_training import retrieval_evaluator
+    from llama_index_instruct.files import read_text
+    from llama_index_instruct.incontext.groups import TrainingSet
+    from llama_index_instruct.incontext.mined import read_mined
+    from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
+
+    with errors_as_messages():
+        tasks, kinds = _each(task, len(rows), "task", ""), _each(kind, len(rows), "kind", "retrieval")
+        sets = [
+            TrainingSet(path.name.split(".")[0], read_mined(path), asked, of_kind)  # type: ignore[arg-type]
+            for path, asked, of_kind in zip(rows, tasks, kinds, strict=True)
+        ]
+        settings = InContextTrainingSettings(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            soft_weight=soft_weight,
+            most_examples=most_examples,
+            template=template,  # type: ignore[arg-type]
+            lora_rank=lora_rank,
+            merge=merge,
+            eval_steps=eval_steps,
+            seed=seed,
+        )
+        folder = train_incontext(
+            sets,
+            base,
+            output,
+            settings=settings,
+            evaluators=[retrieval_evaluator(load_beir(path), template, tasks[0]) for path in dev or []],
+            data_notes=read_text(licences) if licences else "",
+        )
+        console.print(f"written: {folder}", markup=False, soft_wrap=True)
+
+
+def _each(values: list[str] | None, count: int, name: str, default: str) -> list[str]:
+    from llama_index_instruct.errors import ConfigurationError
+
+    found = values or [default]
+    if len(found) not in (1, count):
+        raise ConfigurationError(f"{name}: expected one for all or one for each of {count} sets, found {len(found)}")
+    return found * count if len(found) == 1 else found

@@ -102,13 +102,14 @@ NAIVE = MarginRule()
 """No rule: the nearest candidates as they are."""
 
 RULES = {
+    "adaptive": MarginRule(relative_margin=0.05, max_positive_similarity=0.8),
     "topk": NAIVE,
     "topk-shifted": MarginRule(skip_top=10),
     "topk-abs": MarginRule(max_score=0.7),
     "topk-marginpos": MarginRule(absolute_margin=0.05),
     "topk-percpos": MarginRule(relative_margin=0.05),
 }
-"""NV-Retriever's rules at its best settings."""
+"""NV-Retriever's rules at its best settings, and the default: the best of them, and no near-copies of the positive."""
 
 
 def find_rule(rule: str | MarginRule) -> MarginRule:

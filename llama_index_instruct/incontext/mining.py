@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 BLOCK = 256
 FORMAT = "mined 1"
+SEARCH_TEACHERS = ("similarity", "hybrid")
+"""Teachers that are the searches themselves."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,18 @@ class HardNegativeMiner:
         passages: Sequence[str] | Sequence[BaseNode] | VectorStoreIndex | None = None,
         *,
         embed_model: BaseEmbedding | None = None,
-        teacher: Any = None,
-        rule: str | MarginRule = "topk-percpos",
+        teacher: Any = "similarity",
+        rule: str | MarginRule | None = None,
         settings: MiningSettings = MiningSettings(),
         checkpoint: str | Path | None = None,
         progress: bool = True,
     ) -> None:
         if not pairs:
             raise ConfigurationError("pairs: expected at least one query with its positive, found none")
-        if teacher is None and embed_model is None:
-            raise ConfigurationError(
-                "teacher: expected one, or an embedding model whose similarities score; found neither"
-            )
-        self.rule = find_rule(rule)
+        by_search = isinstance(teacher, str) and teacher in SEARCH_TEACHERS
+        if by_search and embed_model is None:
+            raise ConfigurationError(f"teacher: {teacher!r} expects an embedding model that scores, found none")
+        self.rule = find_rule(rule or ("topk-percpos" if embed_model is None else "adaptive"))
         self.settings = settings
         self.report = MiningReport()
         self._progress = progress
@@ -126,12 +127,22 @@ class HardNegativeMiner:
             dense=settings.dense,
             progress=progress,
         )
-        self._score: Score | None = None if teacher is None else as_scorer(teacher)
+        self._score: Score | None = None if by_search else as_scorer(teacher)
         self._answers = AnswerFile(None if checkpoint is None else Path(checkpoint))
         self._asked = _digest(
             [FORMAT, "" if embed_model is None else embed_model.model_name, settings.lexical, settings.dense, corpus]
         )
-        self._teacher = "similarity" if teacher is None else teacher_name(teacher)
+        self._teacher = teacher if by_search else teacher_name(teacher)
+
+    @property
+    def passages(self) -> Sequence[str]:
+        """Return all passages searched; rows of ``ScoredQuery`` count these."""
+        return self._finder.passages
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32] | None:
+        """Return the passages' unit vectors, (n, d); None without an embedding model."""
+        return self._finder.vectors
 
     def __iter__(self) -> Iterator[MinedRow]:
         for scored in self.scored():
@@ -157,8 +168,10 @@ class HardNegativeMiner:
 
     def _scores_of(self, query: str, vector: npt.NDArray[np.float32] | None, rows: list[int]) -> FloatArray:
         if self._score is None:
-            assert self._finder.vectors is not None and vector is not None  # the constructor saw to it
-            return np.asarray(self._finder.vectors[rows] @ vector, dtype=np.float64)
+            assert vector is not None  # the constructor saw to it
+            if self._teacher == "hybrid":
+                return self._finder.hybrid_scores(query, vector, rows)
+            return self._finder.similarities(vector, rows)
         passages = [self._finder.passages[row] for row in rows]
         key = answer_key(self._teacher, self._asked, [query, str(rows)])
         kept = self._answers.get(key)
@@ -192,8 +205,8 @@ def mine_hard_negatives(
     passages: Sequence[str] | Sequence[BaseNode] | VectorStoreIndex | None = None,
     *,
     embed_model: BaseEmbedding | None = None,
-    teacher: Any = None,
-    rule: str | MarginRule = "topk-percpos",
+    teacher: Any = "similarity",
+    rule: str | MarginRule | None = None,
     settings: MiningSettings = MiningSettings(),
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -202,17 +215,19 @@ def mine_hard_negatives(
 
     Candidates come from BM25 and from an embedding model, fused by reciprocal rank; a teacher scores them and the positives;
     what the rule finds too good (a hidden positive, beside the lowest of the query's positives) or useless is removed; some of
-    the best survivors are drawn. With ``lexical=0`` and no teacher the negatives are those of
+    the best survivors are drawn. With ``lexical=0`` and no other teacher the negatives are those of
     ``sentence_transformers.util.mine_hard_negatives``.
 
     Args:
         pairs: Queries, each with a passage that answers it; a query with several passages stands there several times.
         passages: Where negatives come from: texts, nodes or a LlamaIndex index (whose stored vectors are used); None: the
             positives. Equal texts count once; the positives are always among them.
-        embed_model: Dense candidates; None: BM25 alone. Its similarities score where there is no teacher.
-        teacher: See ``as_scorer``: a cross-encoder, an LLM, a judge, a reranker or a callable.
-        rule: A ``MarginRule``, or the name of one of NV-Retriever's: ``"topk"``, ``"topk-shifted"``, ``"topk-abs"``,
-            ``"topk-marginpos"``, ``"topk-percpos"``.
+        embed_model: Dense candidates; None: BM25 alone, which needs a teacher.
+        teacher: ``"similarity"``: the embedding model's cosines; ``"hybrid"``: the mean of these and BM25's share of its best
+            score; or see ``as_scorer``: a cross-encoder, an LLM, a judge, a reranker or a callable.
+        rule: A ``MarginRule``; or the name of one of NV-Retriever's: ``"topk"``, ``"topk-shifted"``, ``"topk-abs"``,
+            ``"topk-marginpos"``, ``"topk-percpos"``; or ``"adaptive"``: the last, and no passage that all but repeats the positive.
+            None: ``"adaptive"``, without an embedding model ``"topk-percpos"``.
         settings: See ``MiningSettings``.
         checkpoint: File of scores already given: a stopped run goes on from it, and another rule costs no new score.
         progress: Show a progress bar.
@@ -249,20 +264,7 @@ def choose_negatives(
     passages: Sequence[str],
 ) -> list[int]:
     """Return which of the candidates are the query's negatives, highest score first, and count the others in the report."""
-    if rule.relative_margin is not None and not settings.logits:
-        for found in (scored.scores, scored.positive_scores):
-            if not scale_is_known(found):
-                raise ConfigurationError(
-                    "relative_margin: expected scores in [-1, 1], found others; with logits give MiningSettings(logits=True)"
-                )
-    ruled = probabilities if settings.logits else np.asarray
-    scores, least = ruled(scored.scores), float(ruled(scored.positive_scores).min())
-    to_positive = None
-    if vectors is not None:
-        to_positive = (
-            (vectors[list(scored.candidates)] @ vectors[list(scored.positives)].T).max(axis=1).astype(np.float64)
-        )
-    reasons = rule.reasons(scores, least, to_positive)
+    reasons = rule_reasons(scored, rule, settings, vectors)
     for at, reason in enumerate(reasons):
         if reason:
             report.removed[reason] += 1
@@ -271,12 +273,34 @@ def choose_negatives(
     kept = [at for at, reason in enumerate(reasons) if not reason]
     report.candidates += len(reasons)
     report.kept += len(kept)
-    best = sorted(kept, key=lambda at: (-scores[at], at))[: settings.sample_from]
+    best = sorted(kept, key=lambda at: (-scored.scores[at], at))[: settings.sample_from]
     if settings.sampling == "top" or len(best) <= settings.num_negatives:
         return best[: settings.num_negatives]
     seed = [settings.seed, int.from_bytes(hashlib.sha256(scored.query.encode()).digest()[:8], "big")]
     drawn = np.random.default_rng(seed).choice(len(best), settings.num_negatives, replace=False)
     return [best[at] for at in sorted(drawn.tolist())]
+
+
+def rule_reasons(
+    scored: ScoredQuery, rule: MarginRule, settings: MiningSettings, vectors: npt.NDArray[np.float32] | None
+) -> list[str]:
+    """Return per candidate why it is no negative, "" if it may be one.
+
+    Raises:
+        ConfigurationError: If a relative margin meets scores outside [-1, 1] that are not said to be logits.
+    """
+    if rule.relative_margin is not None and not settings.logits:
+        for found in (scored.scores, scored.positive_scores):
+            if not scale_is_known(found):
+                raise ConfigurationError(
+                    "relative_margin: expected scores in [-1, 1], found others; with logits give MiningSettings(logits=True)"
+                )
+    ruled = probabilities if settings.logits else np.asarray
+    to_positive = None
+    if vectors is not None:
+        similar = vectors[list(scored.candidates)] @ vectors[list(scored.positives)].T
+        to_positive = similar.max(axis=1).astype(np.float64)
+    return rule.reasons(ruled(scored.scores), float(ruled(scored.positive_scores).min()), to_positive)
 
 
 def _texts(passages: Any) -> tuple[list[str], npt.NDArray[np.float32] | None]:
