@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
     from llama_index_instruct.inbedder.triples import QATriple
     from llama_index_instruct.incontext.embedding import InContextEmbedding
+    from llama_index_instruct.incontext.example_selection import nearest_examples
     from llama_index_instruct.incontext.groups import TrainingSet
     from llama_index_instruct.incontext.margins import MarginRule
     from llama_index_instruct.incontext.mined import MinedNegatives, MinedRow, MiningReport
@@ -117,6 +118,7 @@ _HOMES = {
     "Usage": "teacher.usage",
     "fit_gstransform": "gstransform.pipeline",
     "mine_hard_negatives": "incontext.mining",
+    "nearest_examples": "incontext.example_selection",
     "refine_query": "refinement.solvers",
     "train_inbedder": "inbedder.training",
     "train_incontext": "incontext.training",
@@ -182,6 +184,7 @@ __all__ = [
     "Usage",
     "fit_gstransform",
     "mine_hard_negatives",
+    "nearest_examples",
     "refine_query",
     "train_inbedder",
     "train_incontext",
