@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "llama_index_instruct"
 LAYERS = [
-    {"errors"},
-    {"embedders", "files", "models", "queries", "rows", "steps", "teacher", "vectors"},
+    {"errors", "spans"},
+    {"embedders", "files", "models", "queries", "rows", "steps", "teacher", "training_runs", "vectors"},
     {"inbedder", "gstransform", "refinement", "incontext"},
     {"evaluation"},
     {"cli", "__init__"},

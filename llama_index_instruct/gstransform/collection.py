@@ -20,6 +20,7 @@ from llama_index_instruct.gstransform.target import Target, patiently, prepare_t
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.gstransform.verification import switch_alias, verify_collection
 from llama_index_instruct.rows import unit_rows
+from llama_index_instruct.spans import span
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -88,7 +89,8 @@ def transform_collection(
     Where it stands is kept in the target collection's metadata, after every acknowledged page: a run that was killed is
     taken up by the same call, and one that is done is not done again. Ids are kept; a new collection gets the payloads, and
     the payload indexes, too. The source's vectors are never written to. While it runs, the source should not change: what was
-    added behind the cursor is found by the final count, and is an error.
+    added behind the cursor is found by the final count, and is an error. Traces show a span ``transform_collection`` and
+    below it ``.write`` and ``.verify``.
 
     Args:
         client: Synchronous client.
@@ -127,32 +129,37 @@ def transform_collection(
     if alias is not None and not whole:
         raise ConfigurationError("alias: goes with a run over the whole collection, not with id_range or shard_key")
     start = time.perf_counter()
-    goal = prepare_target(
-        client,
-        source,
-        target,
-        transform,
-        vector_name=vector_name,
-        target_vector=target_vector,
-        resume=resume,
-        retries=retries,
-        shard_key=shard_key,
-        alias=alias,
-    )
-    part = WHOLE if whole else f"{id_range}/{shard_key}"
-    states = read_states(client, goal)
-    resumed = any(known != BEGUN for known in states)
-    state = states.get(part) or PartState(transform.digest, goal.source, goal.vector_name, None, done=False)
-    size = page or min(max(PAGE_NUMBERS // transform.input_dimension, 256), 5000)
-    written = missing = 0
-    if not state.done and not (whole and _parts_are_done(client, goal, states)):
-        pages = _pages(client, goal, size, state.next, id_range, shard_key)
-        written, missing = _stream(client, goal, transform, pages, state, part, batch, parallel, progress)
-    if whole:
-        verify_collection(client, goal, transform, sample=checked_sample)
-        write_state(client, goal, part, PartState(transform.digest, goal.source, goal.vector_name, None, done=True))
-        if alias is not None:
-            switch_alias(client, alias, target)
+    with span("transform_collection") as counts:
+        goal = prepare_target(
+            client,
+            source,
+            target,
+            transform,
+            vector_name=vector_name,
+            target_vector=target_vector,
+            resume=resume,
+            retries=retries,
+            shard_key=shard_key,
+            alias=alias,
+        )
+        part = WHOLE if whole else f"{id_range}/{shard_key}"
+        states = read_states(client, goal)
+        resumed = any(known != BEGUN for known in states)
+        state = states.get(part) or PartState(transform.digest, goal.source, goal.vector_name, None, done=False)
+        size = page or min(max(PAGE_NUMBERS // transform.input_dimension, 256), 5000)
+        written = missing = 0
+        if not state.done and not (whole and _parts_are_done(client, goal, states)):
+            pages = _pages(client, goal, size, state.next, id_range, shard_key)
+            with span("transform_collection.write") as stage:
+                written, missing = _stream(client, goal, transform, pages, state, part, batch, parallel, progress)
+                stage |= {"transformed": written, "without_vector": missing}
+        if whole:
+            with span("transform_collection.verify", sample=checked_sample):
+                verify_collection(client, goal, transform, sample=checked_sample)
+            write_state(client, goal, part, PartState(transform.digest, goal.source, goal.vector_name, None, done=True))
+            if alias is not None:
+                switch_alias(client, alias, target)
+        counts |= {"transformed": written, "without_vector": missing, "resumed": resumed, "complete": whole}
     return CollectionReport(
         source, target, target_vector, written, missing, resumed, whole, round(time.perf_counter() - start, 3)
     )

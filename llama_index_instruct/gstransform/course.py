@@ -20,10 +20,12 @@ from llama_index_instruct.errors import (
     InstructError,
     InstructWarning,
     MissingVectorsError,
+    TeacherError,
 )
 from llama_index_instruct.gstransform.stores import StoreFacts
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.queries import checked_vector, with_embedding
+from llama_index_instruct.spans import Count, span
 
 dispatcher = get_dispatcher(__name__)
 OnError = Literal["plain", "raise"]
@@ -36,6 +38,8 @@ TIE_DIGITS = 6
 class DescribeStore:
     """Wanted: what is known about the store, a ``StoreFacts``."""
 
+    stage = "describe_store"
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -43,6 +47,7 @@ class Probe:
 
     query: QueryBundle
     size: int
+    stage = "probe"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Embed:
     query: QueryBundle
     # Whether the bundle's own embedding is of the right size, and so to be trusted.
     size: int
+    stage = "embed"
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Search:
     """Wanted: the hits of the inner retriever."""
 
     query: QueryBundle
+    stage = "search"
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,18 @@ class FetchVectors:
     """Wanted: stored vectors, shape (n, d), NaN rows missing."""
 
     nodes: Sequence[BaseNode]
+    stage = "vectors"
 
 
 Step = DescribeStore | Probe | Embed | Search | FetchVectors
 Ranking = Generator[Step, Any, list[NodeWithScore]]
+
+
+def counts_of(step: Step, result: Any) -> dict[str, Count]:
+    """Return what a step brought, for traces."""
+    if isinstance(step, Search):
+        return {"hits": len(result)}
+    return {"nodes": len(step.nodes)} if isinstance(step, FetchVectors) else {}
 
 
 class GSTransformEvent(BaseEvent):
@@ -202,15 +217,16 @@ def _scored(
     except Exception as error:
         if isinstance(error, MemoryError) or settings.on_error == "raise":
             raise
-        # Our own messages name sizes and settings; those of others may hold text or keys.
-        detail = f": {error}" if isinstance(error, InstructError) else ""
+        # Our own messages name sizes and settings; those of others, which a bare TeacherError quotes, may hold text or keys.
+        detail = f": {error}" if isinstance(error, InstructError) and type(error) is not TeacherError else ""
         _warn(f"hits keep the order they came in, {type(error).__name__}{detail}")
         return hits[: settings.top_n]
     if missing:
         _warn(f"{len(missing)} of {len(hits)} hits have no usable stored vector and go last, first {missing[0]}")
-    scores = transform.similarity_to(query, vectors[usable])
-    ranked = _ranked([hit for hit, ok in zip(hits, usable, strict=True) if ok], scores, settings)
-    ranked += [_rescored(hit, None, settings) for hit, ok in zip(hits, usable, strict=True) if not ok]
+    with span("GSTransform.transform", nodes=len(hits) - len(missing), missing=len(missing)):
+        scores = transform.similarity_to(query, vectors[usable])
+        ranked = _ranked([hit for hit, ok in zip(hits, usable, strict=True) if ok], scores, settings)
+        ranked += [_rescored(hit, None, settings) for hit, ok in zip(hits, usable, strict=True) if not ok]
     dispatcher.event(
         GSTransformEvent(
             instruction=transform.info.instruction,

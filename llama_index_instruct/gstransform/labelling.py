@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.spans import Count
 from llama_index_instruct.teacher.prompts import CLASSIFY, CLASSIFY_AGAIN, NAME_CLUSTER, SUMMARISE, Prompt
 from llama_index_instruct.teacher.usage import Prices, Usage
 
@@ -83,6 +84,13 @@ class LabellingReport:
     failed_calls: int = 0
     usage: Usage = field(default_factory=Usage)
     prompts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, Count]:
+        """Return its source and its numbers, for traces; names of categories are an LLM's words and stay out."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        numbers = {name: value for name, value in values.items() if isinstance(value, int)}
+        return {"source": self.source, **numbers, "categories": len(self.categories), **self.usage.counts}
 
     def __str__(self) -> str:
         """Return it in a sentence or two."""

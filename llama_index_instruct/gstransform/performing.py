@@ -13,9 +13,10 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-from llama_index_instruct.gstransform.course import DescribeStore, Embed, Probe, Search, Step
+from llama_index_instruct.gstransform.course import DescribeStore, Embed, Probe, Search, Step, counts_of
 from llama_index_instruct.gstransform.fingerprint import afingerprint, fingerprint
 from llama_index_instruct.gstransform.stores import adescribe_store, describe_store
+from llama_index_instruct.spans import span
 from llama_index_instruct.vectors import astored_vectors, stored_vectors
 
 
@@ -53,6 +54,19 @@ class Performer:
 
     def perform(self, step: Step) -> Any:
         """Return what a step asks for."""
+        with span(f"GSTransform.{step.stage}") as counts:
+            result = self._result(step)
+            counts |= counts_of(step, result)
+        return result
+
+    async def aperform(self, step: Step) -> Any:
+        """Asynchronous twin of ``perform``."""
+        with span(f"GSTransform.{step.stage}") as counts:
+            result = await self._aresult(step)
+            counts |= counts_of(step, result)
+        return result
+
+    def _result(self, step: Step) -> Any:
         if isinstance(step, DescribeStore):
             return describe_store(self.vector_store)
         if isinstance(step, Probe):
@@ -68,8 +82,7 @@ class Performer:
             return self._searched().retrieve(step.query)
         return stored_vectors(step.nodes, self.vector_store, embed_model=self._encoder())
 
-    async def aperform(self, step: Step) -> Any:
-        """Asynchronous twin of ``perform``."""
+    async def _aresult(self, step: Step) -> Any:
         if isinstance(step, DescribeStore):
             return await adescribe_store(self.vector_store)
         if isinstance(step, Probe):

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, MetadataMode
@@ -19,6 +21,7 @@ from llama_index_instruct.gstransform.labelling import LabellingReport, LabelSet
 from llama_index_instruct.gstransform.sampling import QdrantSource, Sample, sample_collection, sample_nodes
 from llama_index_instruct.gstransform.sources import ClusterLabels, GivenLabels, LabelSource, LLMLabels
 from llama_index_instruct.gstransform.transform import GSTransform
+from llama_index_instruct.spans import span
 from llama_index_instruct.teacher.usage import Budget
 
 if TYPE_CHECKING:
@@ -51,7 +54,8 @@ def fit_gstransform(
     """Fit a transform for one instruction on a sample of what is stored.
 
     Vectors are read as stored; only the LLM's short summaries are embedded. What labelling did, lost and cost is in the
-    result's ``info.labelling``, and is saved with it.
+    result's ``info.labelling``, and is saved with it. Traces show a span ``fit_gstransform`` and below it ``.sample``,
+    ``.probe``, ``.label`` (with one per kind of question to the LLM) and ``.fit``.
 
     Args:
         source: Nodes; a LlamaIndex vector store or index over Qdrant; or a ``QdrantSource``. For other stores give the nodes,
@@ -98,8 +102,37 @@ def fit_gstransform(
         if labels is None
         else _given(labels, instruction, clusters, metadata_mode)
     )
-    wanted = unlabelled if method == "ridge" else 0
-    drawn = _draw(source, sample, wanted, seed, vector_store, embed_model if encode_missing else None)
+    with span("fit_gstransform", method=method) as counts:
+        with span("fit_gstransform.sample") as stage:
+            wanted = unlabelled if method == "ridge" else 0
+            drawn = _draw(source, sample, wanted, seed, vector_store, embed_model if encode_missing else None)
+            stage |= {"texts": len(drawn.nodes), "unlabelled": len(drawn.unlabelled)}
+        with span("fit_gstransform.probe"):
+            probes = _probed(embed_model, drawn)
+        with span("fit_gstransform.label") as stage:
+            found, report = label_source.label(drawn.nodes, instruction)
+            stage |= report.counts
+        with span("fit_gstransform.fit") as stage:
+            transform = GSTransform.from_labels(
+                drawn.vectors,
+                found,
+                instruction=instruction,
+                method=method,
+                settings=settings,
+                unlabelled=drawn.unlabelled if len(drawn.unlabelled) else None,
+                output_dimension=output_dimension,
+                seed=seed,
+                embed_model=_name(embed_model),
+                distance=drawn.distance,
+                fingerprint=probes,
+            )
+            stage["classes"] = len(transform.info.labels)
+        counts |= {"texts": report.texts, "labelled": report.labelled, **stage}
+    return replace(transform, info=replace(transform.info, labelling=_plain(report)))
+
+
+def _probed(embed_model: BaseEmbedding | None, drawn: Sample) -> npt.NDArray[np.float32] | None:
+    """Return the fingerprint of the model that made the vectors of a sample, once both fit together."""
     if drawn.distance not in ("", "Cosine", "Dot"):
         raise IncompatibleStoreError(f"expected a collection with distance Cosine or Dot, found {drawn.distance}")
     probes = None if embed_model is None else fingerprint(embed_model)
@@ -108,21 +141,7 @@ def fit_gstransform(
             f"embed_model {_name(embed_model)!r} makes vectors of size {probes.shape[1]}, the stored ones have "
             f"{drawn.vectors.shape[1]}; give the model that made them"
         )
-    found, report = label_source.label(drawn.nodes, instruction)
-    transform = GSTransform.from_labels(
-        drawn.vectors,
-        found,
-        instruction=instruction,
-        method=method,
-        settings=settings,
-        unlabelled=drawn.unlabelled if len(drawn.unlabelled) else None,
-        output_dimension=output_dimension,
-        seed=seed,
-        embed_model=_name(embed_model),
-        distance=drawn.distance,
-        fingerprint=probes,
-    )
-    return replace(transform, info=replace(transform.info, labelling=_plain(report)))
+    return probes
 
 
 def _given(

@@ -21,6 +21,7 @@ from llama_index_instruct.gstransform.course import OnError, Ranking, RankingSet
 from llama_index_instruct.gstransform.performing import Performer
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.queries import as_bundle
+from llama_index_instruct.spans import span
 from llama_index_instruct.steps import arun_course, run_course
 
 dispatcher = get_dispatcher(__name__)
@@ -31,7 +32,8 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
 
     Scores become cosines in the transformed geometry, in [-1, 1]: a ``similarity_cutoff`` after this one acts on them. Hits
     whose vectors cannot be had go last, in their old order, without a score, with one ``InstructWarning``. The nodes
-    given in are not changed.
+    given in are not changed. Traces show LlamaIndex's events of a reranker, a ``GSTransformEvent``, and a span
+    ``GSTransformPostprocessor.rerank`` with one per step below it: ``GSTransform.embed``, ``.vectors``, ``.transform``.
 
     Args:
         transform: A ``GSTransform``, the folder of a saved one, or several by name together with ``choose``.
@@ -125,11 +127,13 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
             return []
         query, transform = self._chosen(query_bundle)
         course = self._course(nodes, query, transform)
-        self._started(nodes, query, transform)
-        with self.callback_manager.event(CBEventType.RERANKING, payload=self._payload(nodes, query)) as event:
-            ranked = run_course(course, self._performer.perform)
-            event.on_end(payload={EventPayload.NODES: ranked})
-        dispatcher.event(ReRankEndEvent(nodes=ranked))
+        with span("GSTransformPostprocessor.rerank", nodes=len(nodes)) as counts:
+            self._started(nodes, query, transform)
+            with self.callback_manager.event(CBEventType.RERANKING, payload=self._payload(nodes, query)) as event:
+                ranked = run_course(course, self._performer.perform)
+                event.on_end(payload={EventPayload.NODES: ranked})
+            dispatcher.event(ReRankEndEvent(nodes=ranked))
+            counts["ranked"] = len(ranked)
         return ranked
 
     async def _apostprocess_nodes(
@@ -139,11 +143,14 @@ class GSTransformPostprocessor(BaseNodePostprocessor):
             return []
         query, transform = self._chosen(query_bundle)
         course = self._course(nodes, query, transform)
-        self._started(nodes, query, transform)
-        with self.callback_manager.event(CBEventType.RERANKING, payload=self._payload(nodes, query)) as event:
-            ranked = await arun_course(course, self._performer.aperform)
-            event.on_end(payload={EventPayload.NODES: ranked})
-        dispatcher.event(ReRankEndEvent(nodes=ranked))
+        # LlamaIndex opens a span around the synchronous twin only.
+        with span("GSTransformPostprocessor.rerank", nodes=len(nodes)) as counts:
+            self._started(nodes, query, transform)
+            with self.callback_manager.event(CBEventType.RERANKING, payload=self._payload(nodes, query)) as event:
+                ranked = await arun_course(course, self._performer.aperform)
+                event.on_end(payload={EventPayload.NODES: ranked})
+            dispatcher.event(ReRankEndEvent(nodes=ranked))
+            counts["ranked"] = len(ranked)
         return ranked
 
     def _chosen(self, query: QueryBundle | None) -> tuple[QueryBundle, GSTransform]:

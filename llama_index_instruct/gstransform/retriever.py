@@ -24,7 +24,8 @@ class GSTransformRetriever(BaseRetriever):
     """Wraps a vector retriever: one search with ``search_vector``, more hits than asked for, scored exactly.
 
     Nothing in the collection changes, and its metadata filters hold. Unlike a postprocessor it finds what plain search would
-    not bring into its first hits. Scores are cosines in the transformed geometry, in [-1, 1].
+    not bring into its first hits. Scores are cosines in the transformed geometry, in [-1, 1]. Traces show a
+    ``GSTransformEvent`` and a span per step: ``GSTransform.embed``, ``.search``, ``.vectors``, ``.transform``.
 
     Args:
         retriever: A vector index or any LlamaIndex retriever that honours ``QueryBundle.embedding``.

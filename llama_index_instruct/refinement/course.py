@@ -20,6 +20,7 @@ from llama_index_instruct.errors import (
     InstructWarning,
     MissingVectorsError,
     RefinementError,
+    TeacherError,
 )
 from llama_index_instruct.queries import checked_vector, with_embedding
 from llama_index_instruct.refinement.candidates import Candidates, usable_candidates
@@ -27,6 +28,7 @@ from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import SelectionSettings
 from llama_index_instruct.refinement.settings import Method
 from llama_index_instruct.refinement.trace import JudgedNode, RefinementTrace, Stopwatch
+from llama_index_instruct.spans import Count, span
 from llama_index_instruct.teacher.calls import FATAL
 from llama_index_instruct.teacher.judge import Judgements, seconds_from_now
 from llama_index_instruct.teacher.usage import Usage
@@ -37,6 +39,7 @@ class Embed:
     """Embed the query -> list of floats."""
 
     query: QueryBundle
+    stage = "embed"
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,18 @@ class Search:
     query: QueryBundle
     wide: bool
 
+    @property
+    def stage(self) -> str:
+        """Return which search it is."""
+        return "search" if self.wide else "search_again"
+
 
 @dataclass(frozen=True)
 class FetchVectors:
     """Fetch the stored vectors of nodes -> (n, d)."""
 
     nodes: Sequence[BaseNode]
+    stage = "vectors"
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,20 @@ class AskTeacher:
     query: str
     nodes: Sequence[BaseNode]
     deadline: float | None
+    stage = "judge"
 
 
 Step = Embed | Search | FetchVectors | AskTeacher
 Course = Generator[Step, Any, RefinementTrace]
+
+
+def counts_of(step: Step, result: Any) -> dict[str, Count]:
+    """Return what a step brought, for traces."""
+    if isinstance(step, Search):
+        return {"hits": len(result)}
+    if isinstance(step, FetchVectors):
+        return {"nodes": len(step.nodes), "found": int(np.isfinite(result).all(axis=1).sum()) if result.size else 0}
+    return {"passages": len(step.nodes)} if isinstance(step, AskTeacher) else {}
 
 
 @dataclass(frozen=True)
@@ -107,8 +126,8 @@ def refinement_course(query: QueryBundle, settings: CourseSettings) -> Course:
     except (*FATAL, RefinementError):
         raise
     except Exception as error:
-        # Our own messages name sizes and settings; those of others may hold text or keys.
-        detail = f": {error}" if isinstance(error, InstructError) else ""
+        # Our own messages name sizes and settings; those of others, which a bare TeacherError quotes, may hold text or keys.
+        detail = f": {error}" if isinstance(error, InstructError) and type(error) is not TeacherError else ""
         return _given_up(state, settings, f"{type(error).__name__} in the refinement stage{detail}", error)
 
 
@@ -129,8 +148,9 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
         state.vector, pool.vectors, judged=settings.judged, rounds=settings.rounds, selection=settings.selection
     )
     yield from _judge_rounds(state, pool, rounds, settings)
-    with state.watch.stage("solve"):
+    with state.watch.stage("solve"), span("RefinementRetriever.solve", judgements=len(state.judgements)) as counts:
         refined = rounds.refine(settings.method, **settings.method_settings)
+        counts |= {"method": settings.method, "moved": refined.moved, "angle": refined.angle}
     if not refined.moved:
         if state.teacher_trouble and state.mostly_unjudged:
             return _given_up(state, settings, state.teacher_trouble, None)
@@ -152,8 +172,9 @@ def _judge_rounds(
 ) -> Generator[Step, Any, None]:
     deadline = seconds_from_now(settings.judge_deadline)
     for number in range(1, settings.rounds + 1):
-        with state.watch.stage("solve"):
+        with state.watch.stage("solve"), span("RefinementRetriever.select", round=number) as counts:
             rows = rounds.next_rows()
+            counts["selected"] = len(rows)
         if len(rows) == 0:
             return
         nodes = [pool.nodes[row] for row in rows]

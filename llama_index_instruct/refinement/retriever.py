@@ -22,11 +22,13 @@ from llama_index_instruct.refinement.course import (
     FetchVectors,
     Search,
     Step,
+    counts_of,
     refinement_course,
 )
 from llama_index_instruct.refinement.selection import SelectionSettings
 from llama_index_instruct.refinement.settings import Method, make_settings
 from llama_index_instruct.refinement.trace import RefinementEvent, RefinementTrace
+from llama_index_instruct.spans import Count, span
 from llama_index_instruct.steps import arun_course, run_course
 from llama_index_instruct.teacher.judge import RelevanceJudge
 from llama_index_instruct.teacher.prompts import Prompt
@@ -42,6 +44,9 @@ class RefinementRetriever(BaseRetriever):
     The order and the scores always come from the store, searched with the moved vector: a passage that fools the teacher
     lifts itself only as far as the vector moves. Trouble in judging, solving or searching again gives the unrefined ranking
     with one ``InstructWarning``; trouble in embedding or in the first search is the original exception.
+
+    Traces show a span ``RefinementRetriever.refine`` with a ``RefinementEvent``, and below it one per stage: embed, search,
+    vectors, select, judge, solve, search_again.
 
     Args:
         retriever: Any LlamaIndex retriever that honours ``QueryBundle.embedding``, or a vector index. Its filters, top-k and
@@ -124,11 +129,17 @@ class RefinementRetriever(BaseRetriever):
             ConfigurationError: If the query is empty or its vector is zero or not finite; before any search.
             RefinementError: If an optional stage fails and ``on_error="raise"``.
         """
-        return self._ended(run_course(refinement_course(as_bundle(query), self._settings()), self._perform))
+        with span("RefinementRetriever.refine") as counts:
+            trace = run_course(refinement_course(as_bundle(query), self._settings()), self._perform)
+            counts |= _told(trace)
+        return trace
 
     async def arefine(self, query: QueryType) -> RefinementTrace:
         """Asynchronous twin of ``refine``."""
-        return self._ended(await arun_course(refinement_course(as_bundle(query), self._settings()), self._aperform))
+        with span("RefinementRetriever.refine") as counts:
+            trace = await arun_course(refinement_course(as_bundle(query), self._settings()), self._aperform)
+            counts |= _told(trace)
+        return trace
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self.refine(query_bundle).nodes
@@ -137,6 +148,18 @@ class RefinementRetriever(BaseRetriever):
         return (await self.arefine(query_bundle)).nodes
 
     def _perform(self, step: Step) -> Any:
+        with span(f"RefinementRetriever.{step.stage}") as counts:
+            result = self._result(step)
+            counts |= counts_of(step, result)
+        return result
+
+    async def _aperform(self, step: Step) -> Any:
+        with span(f"RefinementRetriever.{step.stage}") as counts:
+            result = await self._aresult(step)
+            counts |= counts_of(step, result)
+        return result
+
+    def _result(self, step: Step) -> Any:
         if isinstance(step, Embed):
             if step.query.embedding is not None:
                 return step.query.embedding
@@ -147,7 +170,7 @@ class RefinementRetriever(BaseRetriever):
             return stored_vectors(step.nodes, self.vector_store, embed_model=self._encoder)
         return self.judge.assess(step.query, step.nodes, deadline=step.deadline)
 
-    async def _aperform(self, step: Step) -> Any:
+    async def _aresult(self, step: Step) -> Any:
         if isinstance(step, Embed):
             if step.query.embedding is not None:
                 return step.query.embedding
@@ -192,16 +215,19 @@ class RefinementRetriever(BaseRetriever):
             top_k=getattr(self.retriever, "similarity_top_k", None) if mode == VectorStoreQueryMode.DEFAULT else None,
         )
 
-    def _ended(self, trace: RefinementTrace) -> RefinementTrace:
-        dispatcher.event(RefinementEvent.of(trace))
-        return trace
-
     def _get_prompts(self) -> PromptDictType:
         return {"judge_prompt": self.judge.prompt.template} if isinstance(self.judge, RelevanceJudge) else {}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
         if "judge_prompt" in prompts and isinstance(self.judge, RelevanceJudge):
             self.judge.prompt = Prompt(self.judge.prompt.name, prompts["judge_prompt"])
+
+
+def _told(trace: RefinementTrace) -> dict[str, Count]:
+    event = RefinementEvent.of(trace)
+    dispatcher.event(event)
+    names = ("changed", "angle", "judgements", "calls", "tokens")
+    return {name: getattr(event, name) for name in names}
 
 
 def _as_given_judge(llm: LLM | None, judge: Any, task: str) -> Judge:

@@ -14,6 +14,7 @@ from tenacity import Retrying, stop_when_event_set
 from tenacity.nap import sleep_using_event
 
 from llama_index_instruct.errors import ConfigurationError, TeacherError
+from llama_index_instruct.spans import Count, span
 from llama_index_instruct.teacher.answers import AnswerFile, answer_key
 from llama_index_instruct.teacher.attempts import Attempts, may_heal, retry_policy
 from llama_index_instruct.teacher.calls import (
@@ -73,6 +74,11 @@ class Answers:
     texts: tuple[str | None, ...]
     errors: tuple[Exception | None, ...]
     usage: Usage
+
+    @property
+    def counts(self) -> dict[str, Count]:
+        """Return how many answers there are and what they cost, for traces."""
+        return {"answered": sum(text is not None for text in self.texts), **self.usage.counts}
 
 
 class Asker:
@@ -138,8 +144,14 @@ class Asker:
 
         Args:
             questions: What to ask; the same question twice is asked once.
-            label: Of the progress bar.
+            label: Of the progress bar, and of the span in traces.
         """
+        with span(f"Asker.{label.replace(' ', '_')}", questions=len(questions)) as counts:
+            answers = self._ask(questions, label)
+            counts |= answers.counts
+        return answers
+
+    def _ask(self, questions: Sequence[Question], label: str) -> Answers:
         keys = [self._key(question) for question in questions]
         first = dict(zip(keys, questions, strict=True))
         before = sum(self.answers.get(key) is not None for key in keys)

@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, Retrying, stop_when_event_set
 from tenacity.nap import sleep_using_event
 
 from llama_index_instruct.errors import ConfigurationError, JudgementTimeout
+from llama_index_instruct.spans import Count, span
 from llama_index_instruct.teacher.attempts import Attempts, retry_policy, speaks_async
 from llama_index_instruct.teacher.calls import (
     BudgetSpentError,
@@ -52,6 +53,12 @@ class Judgements:
     usage: Usage
     trouble: str | None = None
 
+    @property
+    def counts(self) -> dict[str, Count]:
+        """Return how many judgements there are, what they cost and the trouble, for traces."""
+        judged = int(np.count_nonzero(~np.isnan(self.relevance)))
+        return {"judged": judged, **self.usage.counts, "trouble": self.trouble or ""}
+
 
 @dataclass(frozen=True)
 class _Reply:
@@ -64,7 +71,8 @@ class RelevanceJudge:
     """Asks any LlamaIndex LLM, passage by passage, whether it satisfies the query.
 
     One call per passage, so a passage can only speak about itself; probabilities of yes and no where the LLM gives them,
-    else its words. A failed, refused or unreadable answer is "no judgement" (NaN), never a "no".
+    else its words. A failed, refused or unreadable answer is "no judgement" (NaN), never a "no". Traces show each run as a span
+    ``RelevanceJudge.assess`` with counts and tokens, the LLM's calls below it.
 
     Args:
         llm: Any LlamaIndex LLM. Its own ``max_tokens``, if set, beats ours: leave it unset for one-word answers.
@@ -140,10 +148,19 @@ class RelevanceJudge:
             nodes: k nodes to be judged.
             deadline: ``time.monotonic()`` at which to return with what there is.
         """
-        return self._assess(query, nodes, deadline, threading.Event())
+        with span("RelevanceJudge.assess", passages=len(nodes)) as counts:
+            said = self._assess(query, nodes, deadline, threading.Event())
+            counts |= said.counts
+        return said
 
     async def aassess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
         """Asynchronous twin of ``assess``; an LLM without an async call of its own runs in threads."""
+        with span("RelevanceJudge.assess", passages=len(nodes)) as counts:
+            said = await self._aassess(query, nodes, deadline)
+            counts |= said.counts
+        return said
+
+    async def _aassess(self, query: str, nodes: Sequence[BaseNode], deadline: float | None) -> Judgements:
         if not speaks_async(self.llm):
             return await run_in_daemon_thread(
                 lambda stopped: self._assess(query, nodes, deadline, stopped),

@@ -16,6 +16,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError, JudgementTimeout
+from llama_index_instruct.spans import span
 from llama_index_instruct.teacher.calls import Slots, run_calls, run_in_daemon_thread
 from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge
 from llama_index_instruct.teacher.usage import Usage
@@ -70,18 +71,25 @@ class _ScoringJudge:
         self._slots = Slots(8)
 
     def assess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
-        (result,) = run_calls([lambda: self._scores(query, nodes)], self._slots, deadline=deadline)
-        if result.error is not None:
-            raise result.error
-        return self._judgements(result.value, len(nodes))
+        with span(f"{type(self).__name__}.assess", passages=len(nodes)) as counts:
+            (result,) = run_calls([lambda: self._scores(query, nodes)], self._slots, deadline=deadline)
+            if result.error is not None:
+                raise result.error
+            said = self._judgements(result.value, len(nodes))
+            counts |= said.counts
+        return said
 
     async def aassess(self, query: str, nodes: Sequence[BaseNode], *, deadline: float | None = None) -> Judgements:
-        pending = self._ascores(query, nodes, deadline)
+        with span(f"{type(self).__name__}.assess", passages=len(nodes)) as counts:
+            said = self._judgements(await self._in_time(self._ascores(query, nodes, deadline), deadline), len(nodes))
+            counts |= said.counts
+        return said
+
+    async def _in_time(self, pending: Awaitable[Any], deadline: float | None) -> Any:
         if deadline is None:
-            return self._judgements(await pending, len(nodes))
-        remaining = max(0.0, deadline - time.monotonic())
+            return await pending
         try:
-            return self._judgements(await asyncio.wait_for(pending, remaining), len(nodes))
+            return await asyncio.wait_for(pending, max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError as error:
             raise JudgementTimeout("the judge was not done by the deadline") from error
 

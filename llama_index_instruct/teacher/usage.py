@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from llama_index_instruct.errors import ConfigurationError
@@ -35,6 +35,11 @@ class Usage:
     def tokens(self) -> int:
         """Return prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return all of it by name, tokens included."""
+        return {**asdict(self), "tokens": self.tokens}
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
