@@ -37,13 +37,26 @@ def unit_rows(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.asarray(rows / norms[:, None])
 
 
+def as_numbers(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    """Return values as an array of real numbers, as they are if they are one; the name is for the message.
+
+    Raises:
+        DimensionMismatchError: If they are complex, no numbers, or rows of different lengths.
+    """
+    try:
+        found = np.asarray(values)
+        found = found if found.dtype.kind in "fiubc" else found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DimensionMismatchError(f"{name}: expected an array of numbers, found {error}") from error
+    if found.dtype.kind == "c":
+        raise DimensionMismatchError(f"{name}: expected real numbers, found complex ones")
+    return found
+
+
 def as_rows(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     """Return values as float32 or float64 of shape (n, d), neither of them 0; the name is for the message."""
-    try:
-        rows = np.asarray(values)
-        rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise DimensionMismatchError(f"{name}: expected numbers of shape (n, d), found {error}") from error
+    rows = as_numbers(values, name)
+    rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
     if rows.ndim != 2 or 0 in rows.shape:
         raise DimensionMismatchError(f"{name}: expected shape (n, d) with n and d of 1 or more, found {rows.shape}")
     return rows

@@ -22,7 +22,7 @@ from llama_index_instruct.gstransform.fingerprint import agrees
 from llama_index_instruct.gstransform.fitting import Method, Settings, fit_map
 from llama_index_instruct.gstransform.info import TransformInfo, checked_info
 from llama_index_instruct.gstransform.storage import TENSORS, read_transform, write_transform
-from llama_index_instruct.rows import TINY, as_rows, similarities, unit_rows
+from llama_index_instruct.rows import TINY, as_numbers, as_rows, similarities, unit_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -178,7 +178,7 @@ class GSTransform:
         Raises:
             DimensionMismatchError: If the vectors, or ``out``, have another shape.
         """
-        rows = np.asarray(vectors)
+        rows = as_numbers(vectors, "vectors")
         if rows.ndim != 2 or rows.shape[1] != self.input_dimension:
             raise DimensionMismatchError(
                 f"vectors: transform expects shape (n, {self.input_dimension}), found {rows.shape}"
@@ -198,7 +198,7 @@ class GSTransform:
         Raises:
             ConfigurationError: If the query is zero, not finite, or maps to zero.
         """
-        vector = np.asarray(query, dtype=np.float32)
+        vector = as_numbers(query, "query").astype(np.float32)
         if vector.ndim != 1:
             raise DimensionMismatchError(f"query: expected shape ({self.input_dimension},), found {vector.shape}")
         if not np.isfinite(vector).all() or not vector.any():
@@ -234,7 +234,7 @@ class GSTransform:
 
     def similarity_to(self, transformed: FloatArray, vectors: npt.ArrayLike) -> FloatArray:
         """Return the same for a query that ``transform_query`` has transformed, shape (h,)."""
-        rows = np.asarray(vectors)
+        rows = as_numbers(vectors, "vectors")
         scores = similarities(transformed, self.transform(rows))
         # A vector without direction is like nothing, wherever the bias puts it.
         scores[~rows.any(axis=1)] = 0.0

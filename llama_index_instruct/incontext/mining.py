@@ -226,8 +226,8 @@ def mine_hard_negatives(
         teacher: ``"similarity"``: the embedding model's cosines; ``"hybrid"``: the mean of these and BM25's share of its best
             score; or see ``as_scorer``: a cross-encoder, an LLM, a judge, a reranker or a callable.
         rule: A ``MarginRule``; or the name of one of NV-Retriever's: ``"topk"``, ``"topk-shifted"``, ``"topk-abs"``,
-            ``"topk-marginpos"``, ``"topk-percpos"``; or ``"adaptive"``: the last, and no passage that all but repeats the positive.
-            None: ``"adaptive"``, without an embedding model ``"topk-percpos"``.
+            ``"topk-marginpos"``, ``"topk-percpos"``; or ``"adaptive"``: the last, and no passage that all but repeats the
+            positive. None: ``"adaptive"``, without an embedding model ``"topk-percpos"``.
         settings: See ``MiningSettings``.
         checkpoint: File of scores already given: a stopped run goes on from it, and another rule costs no new score.
         progress: Show a progress bar.

@@ -24,6 +24,7 @@ from llama_index_instruct.refinement.settings import (
     Settings,
     make_settings,
 )
+from llama_index_instruct.rows import as_numbers
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -240,7 +241,7 @@ _SOLVERS: dict[str, Callable[[FloatArray, FloatArray, FloatArray, Settings], _So
 
 
 def _unit_query(query: npt.ArrayLike) -> FloatArray:
-    vector = np.asarray(query, dtype=np.float64)
+    vector = as_numbers(query, "query").astype(np.float64)
     if vector.ndim != 1 or vector.size == 0:
         raise DimensionMismatchError(f"query: expected shape (d,), found {vector.shape}")
     norm = float(np.linalg.norm(vector))
@@ -250,8 +251,8 @@ def _unit_query(query: npt.ArrayLike) -> FloatArray:
 
 
 def _usable(query: FloatArray, passages: npt.ArrayLike, relevance: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    rows = np.asarray(passages, dtype=np.float64)
-    targets = np.asarray(relevance, dtype=np.float64)
+    rows = as_numbers(passages, "passages").astype(np.float64)
+    targets = as_numbers(relevance, "relevance").astype(np.float64)
     if rows.size == 0 and targets.size == 0:
         return np.zeros((0, query.size)), np.zeros(0)
     if rows.ndim != 2 or rows.shape[1] != query.size:

@@ -16,7 +16,7 @@ from tenacity.nap import sleep_using_event
 from llama_index_instruct.errors import ConfigurationError, TeacherError
 from llama_index_instruct.spans import Count, span
 from llama_index_instruct.teacher.answers import AnswerFile, answer_key
-from llama_index_instruct.teacher.attempts import Attempts, may_heal, retry_policy
+from llama_index_instruct.teacher.attempts import Attempts, may_heal, retry_policy, start_own_trace
 from llama_index_instruct.teacher.calls import (
     BudgetSpentError,
     NotStartedError,
@@ -216,6 +216,7 @@ class Asker:
             raise BudgetSpentError("the budget is used up")
         self.budget.charge(Usage(calls=1))
         attempts.calls += 1
+        start_own_trace(self.llm)
         messages = question.prompt.messages(**question.fields)
         response: Any
         if self.llm.metadata.is_chat_model:

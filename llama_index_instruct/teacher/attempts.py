@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from llama_index.core.callbacks.base import global_stack_trace_ids
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
@@ -55,3 +56,12 @@ def speaks_async(llm: LLM) -> bool:
     name = "achat" if llm.metadata.is_chat_model else "acomplete"
     # LlamaIndex wraps the methods of every subclass anew, inherited ones too: compare what is inside.
     return inspect.unwrap(getattr(type(llm), name)) is not inspect.unwrap(getattr(CustomLLM, name))
+
+
+def start_own_trace(llm: LLM) -> None:
+    """Let a call be a trace of its own for an LLM whose callback manager nobody listens to.
+
+    Inside another manager's trace LlamaIndex never forgets the calls it has noted.
+    """
+    if not llm.callback_manager.handlers:
+        global_stack_trace_ids.set([])

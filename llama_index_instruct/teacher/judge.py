@@ -19,7 +19,7 @@ from tenacity.nap import sleep_using_event
 
 from llama_index_instruct.errors import ConfigurationError, JudgementTimeout
 from llama_index_instruct.spans import Count, span
-from llama_index_instruct.teacher.attempts import Attempts, retry_policy, speaks_async
+from llama_index_instruct.teacher.attempts import Attempts, retry_policy, speaks_async, start_own_trace
 from llama_index_instruct.teacher.calls import (
     BudgetSpentError,
     NotStartedError,
@@ -250,6 +250,7 @@ class RelevanceJudge:
         while True:
             options = self._options()
             self._reserve(attempts)
+            start_own_trace(self.llm)
             try:
                 return call(words, **options)
             except Exception as error:
@@ -261,6 +262,7 @@ class RelevanceJudge:
         while True:
             options = self._options()
             self._reserve(attempts)
+            start_own_trace(self.llm)
             try:
                 return await call(words, **options)
             except Exception as error:
