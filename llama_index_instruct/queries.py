@@ -13,6 +13,7 @@ from llama_index.core.schema import QueryBundle, QueryType
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.text import has_words
 
 # Modes whose ranking is not that of one dense vector.
 UNSUPPORTED_MODES = {
@@ -52,9 +53,16 @@ def as_inner_retriever(retriever: Any, index: Any, *, usage: str) -> BaseRetriev
 
 
 def as_bundle(query: QueryType) -> QueryBundle:
-    """Return the query as a bundle with some text."""
-    bundle = QueryBundle(query) if isinstance(query, str) else query
-    if not bundle.query_str.strip():
+    """Return the query as a bundle with some text.
+
+    Raises:
+        ConfigurationError: If it is no query, or holds nothing that can be read.
+    """
+    bundle: Any = QueryBundle(query) if isinstance(query, str) else query
+    text = getattr(bundle, "query_str", bundle)
+    if not isinstance(bundle, QueryBundle) or not isinstance(text, str):
+        raise ConfigurationError(f"query: expected a string or a QueryBundle, found {type(text).__name__}")
+    if not has_words(text):
         raise ConfigurationError("query: expected some text, found an empty string")
     return bundle
 

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "llama_index_instruct"
 LAYERS = [
-    {"errors", "spans"},
+    {"errors", "spans", "text"},
     {"embedders", "files", "models", "queries", "rows", "steps", "teacher", "training_runs", "vectors"},
     {"inbedder", "gstransform", "refinement", "incontext"},
     {"evaluation"},

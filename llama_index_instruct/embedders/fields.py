@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.text import has_words
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def check_instruction(instruction: str | None, name: str = "instruction") -> Non
     """
     if instruction is None and name == "query_instruction":
         return
-    if not checked_text(instruction, name).strip():
+    if not has_words(checked_text(instruction, name)):
         raise ConfigurationError(f'{name}: expected a question, such as "How does the writer feel?", found none')
 
 

@@ -41,6 +41,7 @@ def recipe_table(record: dict[str, Any], console: Console) -> None:
         console.print(
             f"{rule}: {report['candidates']} candidates, removed: {removed}; pairs dropped: {report['dropped']}"
         )
+        console.print("  " + "; ".join(f"{what}: {share:.1f} %" for what, share in report["evidence"].items()))
 
 
 def steering_table(record: dict[str, Any], console: Console) -> None:

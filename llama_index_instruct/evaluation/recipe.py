@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
+from llama_index_instruct.embedders.devices import multiplies_bfloat16
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation.datasets import Query, RetrievalSet
+from llama_index_instruct.evaluation.hidden_answers import known_answers, removed_and_best, share_holding
 from llama_index_instruct.evaluation.ranking import mean_measures, rankings
 from llama_index_instruct.inbedder.triples import QATriple
 from llama_index_instruct.incontext.groups import TrainingSet
-from llama_index_instruct.incontext.mined import MinedRow, MiningReport
+from llama_index_instruct.incontext.mined import MinedRow
 from llama_index_instruct.incontext.mining import HardNegativeMiner, MiningSettings
 from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
 from llama_index_instruct.models import load_embed_model, resolve_model
+from llama_index_instruct.rows import unit_rows
 
 HELD_OUT = "held-out questions"
 TEACHER_SEED = 1_000
+PASSAGE_TOKENS = 160
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,13 @@ class RecipeBench:
 
     base: str = "minilm"
     teacher: str = "hybrid"
-    questions: int = 2560
+    questions: int = 1024
     held_out: int = 1000
-    longest: int = 100
-    num_negatives: int = 4
+    longest: int = 30
+    num_negatives: int = 2
     sample_from: int = 10
     batch_size: int = 32
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     epochs: float = 1.0
     soft_weight: float = 1.0
     teacher_temperature: float | None = None
@@ -103,19 +109,21 @@ def bench_recipe(
     """Return ``{"bench": "recipe", "settings", "data", "mining", "scores", "means"}``; MAP and nDCG@10 in percent.
 
     Args:
-        triples: Questions with their paragraphs; the answers are not used.
+        triples: Questions with their paragraphs. The answers are used for nothing but evidence: how many negatives, and how
+            many of the candidates that a rule removed, hold one.
         sets: Other retrieval sets to test on.
         settings: What is run.
         progress: Show progress bars.
     """
     train, held_out = split(triples, settings)
     with tempfile.TemporaryDirectory() as folder:
-        return _bench(train, [held_out, *sets], settings, Path(folder), progress)
+        return _bench(train, [held_out, *sets], known_answers(triples), settings, Path(folder), progress)
 
 
 def _bench(
     train: Sequence[tuple[str, str]],
     tested: Sequence[RetrievalSet],
+    answers: Mapping[str, set[str]],
     settings: RecipeBench,
     folder: Path,
     progress: bool,
@@ -123,12 +131,14 @@ def _bench(
     pairs = [MinedRow(query, positive) for query, positive in train]
     rules = dict.fromkeys(ARMS[arm].rule for arm in settings.arms)
     teacher = _train(pairs, "in-batch", TEACHER_SEED, settings, folder / "teacher") if any(rules) else None
-    mined = {rule: _mine(train, rule, str(teacher), settings, progress) if rule else (pairs, None) for rule in rules}
+    mined = {
+        rule: _mine(train, rule, str(teacher), answers, settings, progress) if rule else (pairs, {}) for rule in rules
+    }
     record: dict[str, Any] = {
         "bench": "recipe",
         "settings": asdict(settings),
         "data": {"training questions": len(train)} | {found.name: len(found.queries) for found in tested},
-        "mining": {rule: report.as_dict() for rule, (_, report) in mined.items() if rule and report},
+        "mining": {rule: report for rule, (_, report) in mined.items() if rule},
         "scores": {"untrained": [_scores(settings.base, tested)]},
     }
     if teacher is not None:
@@ -177,8 +187,13 @@ def split(triples: Sequence[QATriple], settings: RecipeBench) -> tuple[list[tupl
 
 
 def _mine(
-    pairs: Sequence[tuple[str, str]], rule: str, model: str, settings: RecipeBench, progress: bool
-) -> tuple[list[MinedRow], MiningReport]:
+    pairs: Sequence[tuple[str, str]],
+    rule: str,
+    model: str,
+    answers: Mapping[str, set[str]],
+    settings: RecipeBench,
+    progress: bool,
+) -> tuple[list[MinedRow], dict[str, Any]]:
     miner = HardNegativeMiner(
         pairs,
         embed_model=load_embed_model(model),
@@ -187,7 +202,9 @@ def _mine(
         settings=MiningSettings(num_negatives=settings.num_negatives, sample_from=settings.sample_from),
         progress=progress,
     )
-    return list(miner), miner.report
+    rows = list(miner)
+    evidence = {"negatives that hold an answer": share_holding(rows, answers)} | removed_and_best(miner, rule, answers)
+    return rows, miner.report.as_dict() | {"evidence": evidence}
 
 
 def _train(rows: Sequence[MinedRow], arm: str, seed: int, settings: RecipeBench, folder: Path) -> Path:
@@ -201,7 +218,7 @@ def _train(rows: Sequence[MinedRow], arm: str, seed: int, settings: RecipeBench,
         learning_rate=settings.learning_rate,
         most_examples=0,
         template="bare",
-        passage_tokens=160,
+        passage_tokens=PASSAGE_TOKENS,
         lora_rank=0,
         save_steps=1_000_000,
         seed=seed,
@@ -211,12 +228,20 @@ def _train(rows: Sequence[MinedRow], arm: str, seed: int, settings: RecipeBench,
 
 def _scores(model: str, sets: Sequence[RetrievalSet]) -> dict[str, dict[str, float]]:
     encoder = SentenceTransformer(resolve_model(model))
+    encoder.max_seq_length = PASSAGE_TOKENS
     scores = {}
     for data in sets:
-        queries = encoder.encode([q.embedded_text for q in data.queries], normalize_embeddings=True)
-        documents = encoder.encode(data.documents, batch_size=64, normalize_embeddings=True)
-        scores[data.name] = mean_measures(data, rankings(data, np.asarray(queries), np.asarray(documents)))
+        queries = _encoded(encoder, [query.embedded_text for query in data.queries])
+        scores[data.name] = mean_measures(data, rankings(data, queries, _encoded(encoder, data.documents)))
     return scores
+
+
+def _encoded(encoder: SentenceTransformer, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    # As in training: bfloat16 products where the hardware has them.
+    device = encoder.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device)):
+        vectors: Any = encoder.encode(list(texts), batch_size=64, convert_to_tensor=True)
+    return unit_rows(vectors.float().cpu().numpy())
 
 
 def _mean_and_spread(scores: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

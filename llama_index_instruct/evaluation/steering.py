@@ -64,7 +64,7 @@ class SteeringBench:
     """
 
     held_out: int = 12
-    groups: int = 6
+    groups: int = 3
     tested: int = 6
     examples: tuple[int, ...] = (0, 1, 3, 5)
     epochs: float = 1.0
@@ -97,6 +97,7 @@ def bench_steering(
         query_tokens=128,
         passage_tokens=32,
         example_tokens=352,
+        most_examples=3,
         lora_rank=0,
         seed=settings.seed,
     )

@@ -95,12 +95,14 @@ class GSTransformEvent(BaseEvent):
         nodes: Hits scored.
         missing: Ids of the hits whose vectors could not be had.
         ms: Milliseconds of the whole.
+        reason: Why the hits keep the order they came in; empty where they were ranked.
     """
 
     instruction: str
     nodes: int
     missing: list[str]
     ms: float
+    reason: str = ""
 
     @classmethod
     def class_name(cls) -> str:
@@ -219,7 +221,9 @@ def _scored(
             raise
         # Our own messages name sizes and settings; those of others, which a bare TeacherError quotes, may hold text or keys.
         detail = f": {error}" if isinstance(error, InstructError) and type(error) is not TeacherError else ""
-        _warn(f"hits keep the order they came in, {type(error).__name__}{detail}")
+        reason = f"{type(error).__name__}{detail}"
+        _warn(f"hits keep the order they came in, {reason}")
+        _tell(transform, start, missing=[hit.node.node_id for hit in hits], reason=reason)
         return hits[: settings.top_n]
     if missing:
         _warn(f"{len(missing)} of {len(hits)} hits have no usable stored vector and go last, first {missing[0]}")
@@ -227,15 +231,20 @@ def _scored(
         scores = transform.similarity_to(query, vectors[usable])
         ranked = _ranked([hit for hit, ok in zip(hits, usable, strict=True) if ok], scores, settings)
         ranked += [_rescored(hit, None, settings) for hit, ok in zip(hits, usable, strict=True) if not ok]
+    _tell(transform, start, nodes=len(hits) - len(missing), missing=missing)
+    return ranked[: settings.top_n]
+
+
+def _tell(transform: GSTransform, start: float, *, nodes: int = 0, missing: list[str], reason: str = "") -> None:
     dispatcher.event(
         GSTransformEvent(
             instruction=transform.info.instruction,
-            nodes=len(hits) - len(missing),
+            nodes=nodes,
             missing=missing,
             ms=1000.0 * (time.perf_counter() - start),
+            reason=reason,
         )
     )
-    return ranked[: settings.top_n]
 
 
 def _ranked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, guarded, settings_digest
 from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_texts
+from llama_index_instruct.embedders.threads import in_thread
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings, load_encoder
 from llama_index_instruct.inbedder.words import english_stopwords
@@ -199,19 +199,19 @@ class InBedderEmbedding(BaseEmbedding):
         return self._embed([query], self._query_instruction)[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return await in_thread(self._get_query_embedding, query)
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._embed([text], self.instruction)[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        return await in_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return self._embed(texts, self.instruction)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        return await in_thread(self._get_text_embeddings, texts)
 
     def _embed(self, texts: Sequence[str], instruction: str) -> list[list[float]]:
         rows = self._encoder.embed(checked_texts(texts), instruction)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from llama_index_instruct.embedders.devices import batch_tokens, choose_dtype, default_device
-from llama_index_instruct.embedders.packing import packed
+from llama_index_instruct.embedders.packing import run_packed
 from llama_index_instruct.embedders.positions import load_tokenizer, longest_prompt, positions
 from llama_index_instruct.errors import ConfigurationError, InstructWarning
 from llama_index_instruct.inbedder.template import find_template
@@ -135,8 +135,9 @@ class AnswerEncoder:
                     InstructWarning,
                     stacklevel=4,
                 )
-            for at in packed([len(prompt) for prompt in prompts], self.batch_tokens):
-                read([prompts[i] for i in at], at)
+            run_packed(
+                [len(prompt) for prompt in prompts], self.batch_tokens, lambda at: read([prompts[i] for i in at], at)
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AnswerEncoder:
         return self  # never changes, and is safe to share

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, guarded, settings_digest
 from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text, checked_texts
 from llama_index_instruct.embedders.positions import positions
+from llama_index_instruct.embedders.threads import in_thread
 from llama_index_instruct.errors import ConfigurationError, InstructWarning
 from llama_index_instruct.incontext.prompts import InContextTokenizer, TaskHead
 from llama_index_instruct.incontext.template import Example, find_template
@@ -165,19 +165,19 @@ class InContextEmbedding(BaseEmbedding):
         return self._query_vectors([query])[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return await in_thread(self._get_query_embedding, query)
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        return await in_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return self._vectors(self._tokenizer.passages(checked_texts(texts)))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        return await in_thread(self._get_text_embeddings, texts)
 
     def _vectors(self, rows: Sequence[Sequence[int]], shared: Sequence[int] = ()) -> list[list[float]]:
         states = self._encoder.embed(rows, shared)
@@ -213,6 +213,7 @@ class InContextEmbedding(BaseEmbedding):
             query_tokens=self.query_tokens,
             passage_tokens=self.passage_tokens,
             example_tokens=self.example_tokens,
+            on_cut=_warn_of_cut,
         )
         self._encoder = LastTokenEncoder(
             body, int(tokenizer.pad_token_id or 0), batch_tokens=self.batch_tokens, pad_left=self.padding == "left"
@@ -223,6 +224,12 @@ class InContextEmbedding(BaseEmbedding):
         text_key = settings_digest(settings)
         query_key = settings_digest(settings | {"asked": [self.task, self.shown]})
         self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, text_key, query_key)
+
+
+def _warn_of_cut(lost: int, count: int) -> None:
+    warnings.warn(
+        f"{lost} of {count} texts lost their end: see query_tokens and passage_tokens", InstructWarning, stacklevel=5
+    )
 
 
 def checked_examples(examples: object) -> list[Example]:

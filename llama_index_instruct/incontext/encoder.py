@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llama_index_instruct.embedders.devices import batch_tokens as default_batch_tokens
-from llama_index_instruct.embedders.packing import packed
+from llama_index_instruct.embedders.packing import run_packed
 from llama_index_instruct.embedders.positions import accepts_positions
 
 if TYPE_CHECKING:
@@ -63,15 +63,23 @@ class LastTokenEncoder:
         ]
         whole = sorted(set(range(len(rows))) - set(short))
         with self._lock, torch.inference_mode():
-            for chosen, start in ((short, beginning), (whole, [])):
-                rests = [rows[i][len(start) :] for i in chosen]
-                # Keys and values of the beginning are held once per row: they count, though they are not computed.
-                budget = self.batch_tokens * (SHARED_COUNTS if start else 1)
-                for at in packed([len(start) + len(rest) for rest in rests], budget):
-                    pooled = self._forward([rests[k] for k in at], start)
-                    for k, state in zip(at, pooled.float().cpu().numpy(), strict=True):
-                        states[chosen[k]] = state
+            self._embed_into(states, rows, short, beginning)
+            self._embed_into(states, rows, whole, [])
         return np.stack(states) if states else np.empty((0, 0), dtype=np.float32)
+
+    def _embed_into(
+        self, states: list[Any], rows: Sequence[Sequence[int]], chosen: Sequence[int], start: Sequence[int]
+    ) -> None:
+        rests = [rows[i][len(start) :] for i in chosen]
+
+        def read(at: list[int]) -> None:
+            pooled = self._forward([rests[k] for k in at], start)
+            for k, state in zip(at, pooled.float().cpu().numpy(), strict=True):
+                states[chosen[k]] = state
+
+        # Keys and values of the beginning are held once per row: they count, though they are not computed.
+        budget = self.batch_tokens * (SHARED_COUNTS if start else 1)
+        run_packed([len(start) + len(rest) for rest in rests], budget, read)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LastTokenEncoder:
         return self  # the weights never change, and calls wait for each other

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Kind = Literal["retrieval", "similarity", "classification", "clustering"]
 COMPARED_IN_BATCH = ("retrieval", "similarity")
 INSTRUCTED_PASSAGES = ("similarity", "clustering")
-BOUNDED_TEMPERATURE = 0.05
-"""Of a teacher whose scores lie in [-1, 1]."""
+BOUNDED_TEMPERATURE = 0.02
+"""Of a teacher whose scores lie in [-1, 1]: the temperature of the cosines, chosen by measurement."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ class InContextTokenizer:
         query_tokens: Most tokens of a query's own text.
         passage_tokens: Most tokens of a passage.
         example_tokens: Most tokens of everything before the query's text; later examples that do not fit are left out whole.
+        on_cut: Told how many of how many texts lost their end, if any did.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class InContextTokenizer:
         query_tokens: int,
         passage_tokens: int,
         example_tokens: int,
+        on_cut: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._on_cut = on_cut
         self._tokenizer = tokenizer
         self._template = template
         self._window = window
@@ -132,7 +135,11 @@ class InContextTokenizer:
             return_offsets_mapping=True,
             verbose=False,
         )
-        return [text[: _cut_at(places, most)] for text, places in zip(texts, read["offset_mapping"], strict=True)]
+        ends = [_cut_at(places, most) for places in read["offset_mapping"]]
+        lost = sum(end is not None for end in ends)
+        if lost and self._on_cut is not None:
+            self._on_cut(lost, len(texts))
+        return [text[:end] for text, end in zip(texts, ends, strict=True)]
 
 
 def _cut_at(places: Sequence[tuple[int, int]], most: int) -> int | None:

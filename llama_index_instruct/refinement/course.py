@@ -157,7 +157,9 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
         if pool.unusable:
             _warn(state.trouble or "")
         return state.unchanged(refined.reason)
-    moved = (refined.vector * np.linalg.norm(state.vector)).astype(np.float32)
+    # In float32 the norm of a tiny vector would be zero.
+    length = np.linalg.norm(state.vector.astype(np.float64))
+    moved = checked_vector((refined.vector * length).tolist())
     with state.watch.stage("search_again"):
         nodes = yield Search(with_embedding(state.query, moved.tolist()), wide=False)
     if settings.pin_judged:
