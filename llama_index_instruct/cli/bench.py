@@ -8,6 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from llama_index_instruct.cli.bench_all import bench_all_command
+from llama_index_instruct.cli.bench_incontext import (
+    bench_incontext_command,
+    bench_mining_command,
+    bench_recipe_command,
+    bench_steering_command,
+)
 from llama_index_instruct.cli.options import (
     EMBED_HELP,
     LLM_BASE_HELP,
@@ -24,6 +31,11 @@ BENCH_MODEL_HELP = (
 DEFAULT_BENCH_MODELS = ("minilm", "prefix:minilm", "inbedder-minilm")
 
 bench_app = typer.Typer(help="Measure against what people use today.", no_args_is_help=True)
+bench_app.command("all")(bench_all_command)
+bench_app.command("incontext")(bench_incontext_command)
+bench_app.command("recipe")(bench_recipe_command)
+bench_app.command("steering")(bench_steering_command)
+bench_app.command("mining")(bench_mining_command)
 
 
 @bench_app.command("refinement")
@@ -172,6 +184,22 @@ def bench_collection_command(
 
     with errors_as_messages():
         record = bench_collection(points=points, dimension=dimension, rounds=rounds)
+        console.print_json(json.dumps(record))
+        if output is not None:
+            _write(record, output)
+
+
+@bench_app.command("load")
+def bench_load_command(
+    retrieves: Annotated[int, typer.Option(help="Refined retrieves in all.")] = 10_000,
+    failure_rate: Annotated[float, typer.Option(help="Share of the judge's calls that fail.")] = 0.02,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Thousands of refined retrieves, sync and async, with a judge that keeps failing: lost hits, memory, threads, files."""
+    from llama_index_instruct.evaluation.load_run import run_load
+
+    with errors_as_messages():
+        record = run_load(retrieves=retrieves, failure_rate=failure_rate)
         console.print_json(json.dumps(record))
         if output is not None:
             _write(record, output)

@@ -97,7 +97,7 @@ def bench_steering_command(
     folder: Annotated[Path, typer.Option(help="Where the decoder is kept, before and after training.")],
     output: Annotated[Path, typer.Option(help="JSON file to write.")],
     base: Annotated[str, typer.Option(help="Sentence encoder of BERT's family to make the decoder of.")] = "minilm",
-    groups: Annotated[int, typer.Option(help="Groups of 16 texts per training domain.")] = 6,
+    groups: Annotated[int, typer.Option(help="Groups of 16 texts per training domain.")] = 3,
     epochs: Annotated[float, typer.Option(help="Passes over them.")] = 1.0,
     learning_rate: Annotated[float, typer.Option(help="Peak.")] = 2e-4,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,

@@ -31,10 +31,10 @@ def encode(
         texts: n texts.
         queries: Whether they are queries, which some models encode differently.
         label: Shown on the progress bar.
-        cache: Folder for the vectors, keyed by model, role and texts; None = encode each time.
+        cache: Folder for the vectors, keyed by model, instructions, role and texts; None = encode each time.
         progress: Show a progress bar.
     """
-    key = hashlib.sha256("\x1f".join([embed_model.model_name, str(queries), *texts]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\x1f".join([*_identity(embed_model), str(queries), *texts]).encode()).hexdigest()[:24]
     path = None if cache is None else cache / f"{key}.npy"
     if path is not None and path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
@@ -57,3 +57,9 @@ def encode(
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, matrix)
     return matrix
+
+
+def _identity(embed_model: BaseEmbedding) -> list[str]:
+    """Return what tells one embedding model's vectors from another's: its name, and what it is told to look at."""
+    told = (getattr(embed_model, name, None) for name in ("instruction", "query_instruction", "text_instruction"))
+    return [embed_model.model_name, *(words for words in told if words)]

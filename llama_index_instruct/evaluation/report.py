@@ -93,6 +93,55 @@ def inbedder_table(record: dict[str, Any], console: Console) -> None:
         )
 
 
+def rag_table(record: dict[str, Any], console: Console) -> None:
+    """Print the record of ``bench_rag``: quality and cost of every peer, first the means over the sets."""
+    measure = next(name for name in next(iter(record["means"].values())) if name.startswith("map"))
+    for name, found in {"Mean over the sets": {"peers": record["means"]}, **record["sets"]}.items():
+        counted = f": {found['queries']} queries, {found['documents']} documents" if "queries" in found else ""
+        timed = "ratio" in found["peers"]["plain"]
+        table = Table(title=escape(f"{name}{counted}"))
+        times = ("CPU, x plain", "lowest to highest", "CPU ms", "ms, LLM waited for") if timed else ()
+        columns = ("peer", measure.upper(), "nDCG@10", "worse", "ranks moved", "LLM calls", "tokens", *times)
+        for column in columns:
+            table.add_column(column, justify="left" if column == "peer" else "right")
+        for peer, row in found["peers"].items():
+            cells = [
+                f"{row[measure]:.3f}",
+                f"{row['ndcg@10']:.3f}",
+                f"{100 * row['worse']:.1f} %",
+                f"{row['moved']['mean']:+.1f}" if "moved" in row else "-",
+                f"{row['calls']:.0f}",
+                f"{row['tokens']:.0f}",
+            ]
+            if timed:
+                spread = f"{row['lowest']:.2f} to {row['highest']:.2f}"
+                cells += [f"{row['ratio']:.2f}", spread, f"{row['cpu_ms']:.1f}", f"{row['ms']:.0f}"]
+            table.add_row(escape(peer), *cells)
+        console.print(table)
+        if found.get("foreign_cpus") is not None:
+            console.print(f"While times were taken, others kept {found['foreign_cpus']:.2f} processors busy.")
+        for peer, reason in found.get("left_out", {}).items():
+            console.print(f"Left out: {escape(peer)}, {escape(reason)}.")
+
+
+def combined_table(record: dict[str, Any], console: Console) -> None:
+    """Print the record of ``bench_combined``: the means, and the precision at 100 facet by facet."""
+    plain = record["means"]["plain"]
+    table = Table(title=f"Means over {len(record['facets'])} facets, in percent")
+    for column in ("way", "p@10", "over plain", "p@100", "over plain", "LLM calls"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    for way, row in record["means"].items():
+        gains = (cell for cut in ("p@10", "p@100") for cell in (f"{row[cut]:.1f}", f"{row[cut] - plain[cut]:+.1f}"))
+        table.add_row(escape(way), *gains, f"{row['calls']:.0f}")
+    console.print(table)
+    table = Table(title="p@100 by facet, in percent")
+    for column in ("way", *record["facets"]):
+        table.add_column(escape(column), justify="left" if column == "way" else "right")
+    for way in record["means"]:
+        table.add_row(escape(way), *(f"{facet['ways'][way]['p@100']:.1f}" for facet in record["facets"].values()))
+    console.print(table)
+
+
 def _gain(methods: dict[str, Any], method: str) -> str:
     if "plain" not in methods:
         return "-"
