@@ -42,12 +42,13 @@ if TYPE_CHECKING:
     from llama_index_instruct.inbedder.embedding import InBedderEmbedding
     from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
     from llama_index_instruct.inbedder.triples import QATriple
+    from llama_index_instruct.incontext.choosing import MiningSettings
     from llama_index_instruct.incontext.embedding import InContextEmbedding
     from llama_index_instruct.incontext.example_selection import nearest_examples
     from llama_index_instruct.incontext.groups import TrainingSet
     from llama_index_instruct.incontext.margins import MarginRule
     from llama_index_instruct.incontext.mined import MinedNegatives, MinedRow, MiningReport
-    from llama_index_instruct.incontext.mining import HardNegativeMiner, MiningSettings, mine_hard_negatives
+    from llama_index_instruct.incontext.mining import HardNegativeMiner, mine_hard_negatives
     from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
     from llama_index_instruct.refinement.retriever import RefinementRetriever
     from llama_index_instruct.refinement.selection import SelectionSettings
@@ -95,7 +96,7 @@ _HOMES = {
     "MinedNegatives": "incontext.mined",
     "MinedRow": "incontext.mined",
     "MiningReport": "incontext.mined",
-    "MiningSettings": "incontext.mining",
+    "MiningSettings": "incontext.choosing",
     "MissingExtraError": "errors",
     "MissingVectorsError": "errors",
     "PostprocessorJudge": "teacher.standins",

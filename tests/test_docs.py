@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedLLM, WordEmbedding
 from gstransform.labelling import LabellingLLM
+from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from messages import index_over
@@ -49,12 +50,37 @@ def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["refine_tickets", "gstransform_tickets", "inbedder_tickets", "rerank_as_judge"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "refine_tickets",
+        "gstransform_tickets",
+        "inbedder_tickets",
+        "rerank_as_judge",
+        "rag_query_engine",
+        "trace_on_console",
+    ],
+)
 def test_examples_run_offline(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    for handlers in ("span_handlers", "event_handlers"):
+        # What an example adds to LlamaIndex's tracing goes with it.
+        monkeypatch.setattr(get_dispatcher(), handlers, [*getattr(get_dispatcher(), handlers)])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     assert re.search("refined|retriever|GSTransform", capsys.readouterr().out)
     assert name in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.timeout(120)
+def test_the_query_engine_asks_the_llm_it_is_given(fake_openai, monkeypatch, capsys):
+    monkeypatch.setattr("llama_index_instruct.evaluation.demo.load_embed_model", lambda name: WordEmbedding())
+    monkeypatch.setattr("fakes.quoted_passage", str)  # the prompt that asks for the answer quotes nothing
+    fake_openai.rule = lambda prompt: 0.1 if "Answer yes or no" in prompt and "invoice" not in prompt else 0.9
+    monkeypatch.setattr(sys, "argv", ["rag_query_engine.py", "--llm", "m", "--llm-base", fake_openai.url])
+    runpy.run_path(str(ROOT / "examples" / "rag_query_engine.py"), run_name="__main__")
+    assert [line.split(":")[1] for line in capsys.readouterr().out.splitlines() if "Yes" in line] == [" Yes"] * 3
+    prompts = [request["messages"][-1]["content"] for request in fake_openai.requests]
+    assert sum("Answer yes or no" in prompt for prompt in prompts) == 40 and len(prompts) == 43
 
 
 def test_every_command_and_option_of_the_readme_exists():
@@ -72,6 +98,13 @@ def test_make_targets_of_the_readme_exist():
     for target in set(re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_public_name_has_one_place_in_the_reference():
+    import llama_index_instruct
+
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / ".docs" / "pages").glob("*.md"))
+    assert sorted(re.findall(r"^::: llama_index_instruct\.(\w+)$", pages, re.MULTILINE)) == llama_index_instruct.__all__
 
 
 def test_the_changelog_knows_the_version():

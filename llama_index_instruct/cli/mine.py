@@ -30,8 +30,12 @@ def mine(
     llm_base: Annotated[str | None, typer.Option(help=LLM_BASE_HELP)] = None,
     logits: Annotated[bool, typer.Option(help="The teacher gives logits.")] = False,
     rule: Annotated[
-        str, typer.Option(help="'adaptive', 'topk', 'topk-shifted', 'topk-abs', 'topk-marginpos' or 'topk-percpos'.")
-    ] = "adaptive",
+        str | None,
+        typer.Option(
+            help="'adaptive' for searches, 'verdict' for teachers that judge (the defaults), 'topk', 'topk-shifted', "
+            "'topk-abs', 'topk-marginpos' or 'topk-percpos'."
+        ),
+    ] = None,
     negatives: Annotated[int, typer.Option(help="Per pair.")] = 4,
     sample_from: Annotated[int, typer.Option(help="Drawn from so many of the best survivors.")] = 10,
     lexical: Annotated[int, typer.Option(help="Candidates from BM25.")] = 100,
@@ -40,12 +44,16 @@ def mine(
     seed: Annotated[int, typer.Option(help="Of the drawing.")] = 0,
 ) -> None:
     """Hard negatives that are no hidden positives, with the teacher's soft scores."""
+    from llama_index_instruct.errors import ConfigurationError
     from llama_index_instruct.evaluation.datasets import read_jsonl
+    from llama_index_instruct.incontext.choosing import MiningSettings
     from llama_index_instruct.incontext.mined import read_mined, write_mined
-    from llama_index_instruct.incontext.mining import HardNegativeMiner, MiningSettings
+    from llama_index_instruct.incontext.mining import HardNegativeMiner
     from llama_index_instruct.models import load_embed_model
 
     with errors_as_messages():
+        if output.is_dir():
+            raise ConfigurationError(f"{output}: expected a file to write, found a folder")
         judge = openai_like(llm, llm_base)
         miner = HardNegativeMiner(
             [(row.query, row.positive) for path in pairs for row in read_mined(path)],

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from llama_index_instruct.inbedder.triples import QATriple
+from llama_index_instruct.incontext.choosing import rule_reasons
 from llama_index_instruct.incontext.margins import find_rule
 from llama_index_instruct.incontext.mined import MinedRow
-from llama_index_instruct.incontext.mining import HardNegativeMiner, rule_reasons
+from llama_index_instruct.incontext.mining import HardNegativeMiner
 
 NO_EVIDENCE = ("yes", "no")
 """Answers that stand in any passage without answering anything."""

@@ -12,8 +12,9 @@ import numpy as np
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation.datasets import read_jsonl
+from llama_index_instruct.incontext.choosing import MiningSettings, ScoredQuery, rule_reasons
 from llama_index_instruct.incontext.margins import MarginRule
-from llama_index_instruct.incontext.mining import HardNegativeMiner, MiningSettings, ScoredQuery, rule_reasons
+from llama_index_instruct.incontext.mining import HardNegativeMiner
 from llama_index_instruct.models import load_embed_model
 
 

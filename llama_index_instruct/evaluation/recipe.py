@@ -21,9 +21,10 @@ from llama_index_instruct.evaluation.datasets import Query, RetrievalSet
 from llama_index_instruct.evaluation.hidden_answers import known_answers, removed_and_best, share_holding
 from llama_index_instruct.evaluation.ranking import mean_measures, rankings
 from llama_index_instruct.inbedder.triples import QATriple
+from llama_index_instruct.incontext.choosing import MiningSettings
 from llama_index_instruct.incontext.groups import TrainingSet
 from llama_index_instruct.incontext.mined import MinedRow
-from llama_index_instruct.incontext.mining import HardNegativeMiner, MiningSettings
+from llama_index_instruct.incontext.mining import HardNegativeMiner
 from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
 from llama_index_instruct.models import load_embed_model, resolve_model
 from llama_index_instruct.rows import unit_rows

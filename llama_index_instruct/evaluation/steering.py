@@ -178,6 +178,8 @@ def steered(groups: Sequence[Faceted], embed: Embed, examples: int, seed: int) -
     for group in groups:
         shown = rng.permutation(len(group.texts))[:examples].tolist()
         asked = [i for i in range(len(group.texts)) if i not in shown]
+        if not asked:
+            continue
         for side in (0, 1):
             pairs = [(group.texts[i], group.values[i][side]) for i in shown]
             queries, passages = embed([group.texts[i] for i in asked], pairs)

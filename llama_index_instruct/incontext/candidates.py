@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_index.core.schema import BaseNode, MetadataMode
 
-from llama_index_instruct.errors import ConfigurationError, MissingExtraError
+from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError, MissingExtraError
 from llama_index_instruct.rows import unit_rows
-from llama_index_instruct.vectors import stored_vectors
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from llama_index.core.indices.vector_store import VectorStoreIndex
 
 Rows = npt.NDArray[np.intp]
 FloatArray = npt.NDArray[np.float32]
@@ -56,7 +53,7 @@ class CandidateFinder:
         self.passages = list(passages)
         self._model = embed_model
         self._lexical, self._dense = lexical, dense
-        self._index = _bm25(self.passages) if lexical else None
+        self._index = _bm25(self.passages) if lexical else None  # None too where no passage has a word
         self.vectors = None if embed_model is None else _encoded(embed_model, self.passages, vectors, progress)
 
     def query_vectors(self, queries: Sequence[str]) -> FloatArray | None:
@@ -65,7 +62,13 @@ class CandidateFinder:
             return None
         many = getattr(self._model, "get_query_embeddings", None)
         found = many(queries) if many else [self._model.get_query_embedding(query) for query in queries]
-        return unit_rows(np.array(found, dtype=np.float32))
+        vectors = np.array(found, dtype=np.float32)
+        if self.vectors is not None and vectors.shape[1] != self.vectors.shape[1]:
+            raise DimensionMismatchError(
+                f"embed_model: expected vectors of {self.vectors.shape[1]} numbers as the passages have, "
+                f"found {vectors.shape[1]}"
+            )
+        return unit_rows(vectors)
 
     def find(self, queries: Sequence[str], vectors: FloatArray | None) -> list[Rows]:
         """Return per query the rows of its candidates, best first by reciprocal rank fusion of both searches.
@@ -99,10 +102,12 @@ class CandidateFinder:
         Raises:
             ConfigurationError: If there is no embedding model or no lexical search.
         """
-        if self._index is None:
+        if not self._lexical:
             raise ConfigurationError("teacher: 'hybrid' expects lexical > 0, found 0")
-        (words,) = _words([query])
-        lexical = _lexical_scores(self._index, words)
+        lexical = np.zeros(len(self.passages))
+        if self._index is not None:
+            (words,) = _words([query])
+            lexical = _lexical_scores(self._index, words)
         best = float(lexical.max()) or 1.0
         return HYBRID_LEXICAL * lexical[list(rows)] / best + (1.0 - HYBRID_LEXICAL) * self.similarities(vector, rows)
 
@@ -138,36 +143,16 @@ def fused(rankings: Sequence[Rows]) -> Rows:
     return np.array(sorted(sums, key=lambda row: (-sums[row], row)), dtype=np.intp)
 
 
-def index_passages(index: VectorStoreIndex) -> tuple[list[str], FloatArray]:
-    """Return the texts of an index and their stored vectors, (n, d); rows that the store does not give are NaN.
-
-    Raises:
-        ConfigurationError: If the index gives no nodes.
-    """
-    nodes: list[BaseNode] = list(index.docstore.docs.values())
-    store: Any = index.vector_store
-    if not nodes and store.class_name() == "QdrantVectorStore":
-        # Its own default would stop at 9,999.
-        nodes = store.get_nodes(limit=max(1, store.client.count(store.collection_name).count))
-    if not nodes:
-        raise ConfigurationError(
-            f"index: expected nodes in its docstore or in Qdrant, found none ({type(store).__name__}); give the nodes instead"
-        )
-    return node_passages(nodes), stored_vectors(nodes, store)
-
-
-def node_passages(nodes: Sequence[BaseNode]) -> list[str]:
-    """Return the texts of nodes as an embedding model reads them."""
-    return [node.get_content(MetadataMode.EMBED) for node in nodes]
-
-
 def _bm25(passages: Sequence[str]) -> Any:
     try:
         import bm25s
     except ImportError as error:
         raise MissingExtraError("Lexical candidates (BM25)", "train") from error
+    words = bm25s.tokenize(list(passages), show_progress=False)
+    if not any(words.ids):
+        return None
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(list(passages), show_progress=False), show_progress=False)
+    index.index(words, show_progress=False)
     return index
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class TrainingSet:
     notes: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ConfigurationError(
+                f"training set {self.name}: kind: expected one of {', '.join(get_args(Kind))}, found {self.kind!r}"
+            )
         if not self.rows:
             raise ConfigurationError(f"training set {self.name}: expected rows, found none")
         counts = {len(row.negatives) for row in self.rows}

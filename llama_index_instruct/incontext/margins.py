@@ -51,16 +51,6 @@ class MarginRule:
         if self.skip_top < 0:
             raise ConfigurationError(f"skip_top: expected 0 or more, found {self.skip_top}")
 
-    def ceiling(self, positive: float) -> float:
-        """Return the highest score that the margins and ``max_score`` allow beside a positive's score."""
-        bounds = [np.inf if self.max_score is None else self.max_score]
-        if self.absolute_margin is not None:
-            bounds.append(positive - self.absolute_margin)
-        if self.relative_margin is not None:
-            # The size, not the value: a negative positive's score must not raise the bound.
-            bounds.append(positive - abs(positive) * self.relative_margin)
-        return float(min(bounds))
-
     def reasons(self, scores: FloatArray, positive: float, to_positive: FloatArray | None = None) -> list[str]:
         """Return per candidate why it is no negative, "" if it may be one.
 
@@ -103,13 +93,16 @@ NAIVE = MarginRule()
 
 RULES = {
     "adaptive": MarginRule(relative_margin=0.05, max_positive_similarity=0.8),
+    "verdict": MarginRule(relative_margin=0.3, max_positive_similarity=0.8),
     "topk": NAIVE,
     "topk-shifted": MarginRule(skip_top=10),
     "topk-abs": MarginRule(max_score=0.7),
     "topk-marginpos": MarginRule(absolute_margin=0.05),
     "topk-percpos": MarginRule(relative_margin=0.05),
 }
-"""NV-Retriever's rules at its best settings, and the default: the best of them, and no near-copies of the positive."""
+"""NV-Retriever's rules (``"topk..."``) at its best settings, found for cosines; and ours, which also drop near-copies of the
+positive: ``"adaptive"`` with the best of its margins, ``"verdict"`` with a wide one, for teachers that judge: what answers has
+a probability near 1, but not always the same."""
 
 
 def find_rule(rule: str | MarginRule) -> MarginRule:

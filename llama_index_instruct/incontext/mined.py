@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -149,14 +150,22 @@ def as_dataset(columns: dict[str, list[Any]]) -> Dataset:
 
 
 def write_mined(path: str | Path, rows: Iterable[MinedRow]) -> int:
-    """Write rows as JSON lines as they come, and return how many."""
+    """Write rows as JSON lines as they come, and return how many; an older file stays until all are there.
+
+    Raises:
+        ConfigurationError: If the path is a folder.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigurationError(f"{path}: expected a file to write, found a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
     count = 0
-    with path.open("w", encoding="utf-8") as out:
+    with unfinished.open("w", encoding="utf-8") as out:
         for row in rows:
-            out.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            out.write(json.dumps(asdict(row)) + "\n")
             count += 1
+    unfinished.replace(path)
     return count
 
 
@@ -185,7 +194,12 @@ def _parse(line: bytes, place: str) -> MinedRow:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of 400 digits
+        return False
 
 
 def _singles(row: MinedRow) -> Iterator[MinedRow]:

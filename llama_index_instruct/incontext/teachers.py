@@ -25,7 +25,7 @@ def as_scorer(teacher: Any) -> Score:
 
     Args:
         teacher: A cross-encoder (anything with ``predict`` over pairs of texts), an ``LLM``, a ``RelevanceJudge``, a LlamaIndex
-            node postprocessor that sets scores, or a callable ``(query, passages) -> scores``.
+            node postprocessor that sets scores (taken as relevance in [0, 1]), or a callable ``(query, passages) -> scores``.
 
     Raises:
         ConfigurationError: If it is none of these.
@@ -51,12 +51,15 @@ def teacher_name(teacher: Any) -> str:
         return f"{_llm_name(teacher.llm)} {teacher.prompt.version} {teacher.task}"
     if isinstance(teacher, LLM):
         return teacher_name(RelevanceJudge(teacher))
-    for attribute in ("model_name", "name_or_path", "__qualname__"):
-        name = getattr(teacher, attribute, None)
-        if isinstance(name, str) and name:
-            return name
-    card = getattr(teacher, "model_card_data", None)
-    return str(getattr(card, "base_model", None) or type(teacher).__qualname__)
+    # A cross-encoder keeps its name in the model below it, a reranker of LlamaIndex's in its field.
+    for owner in (teacher, getattr(teacher, "model", None), getattr(getattr(teacher, "_model", None), "model", None)):
+        if isinstance(owner, str) and owner:
+            return owner
+        for attribute in ("model_name", "name_or_path", "__qualname__"):
+            name = getattr(owner, attribute, None)
+            if isinstance(name, str) and name:
+                return name
+    return type(teacher).__qualname__
 
 
 def _llm_name(llm: LLM) -> str:
@@ -67,7 +70,11 @@ def _checked(score: Callable[[str, list[str]], Any]) -> Score:
     def scores(query: str, passages: list[str]) -> FloatArray:
         if not passages:
             return np.empty(0)
-        found = np.asarray(score(query, list(passages)), dtype=np.float64).reshape(-1)
+        try:
+            # A copy: what a teacher gave is its own.
+            found = np.asarray(score(query, list(passages))).astype(np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise TeacherError(f"teacher: expected {len(passages)} numbers, found something else ({error})") from error
         if len(found) != len(passages):
             raise TeacherError(f"teacher: expected {len(passages)} scores, found {len(found)}")
         found[~np.isfinite(found)] = np.nan

@@ -94,7 +94,8 @@ def prepare(
         _add_adapters(model, settings)
     body: Any = model.transformers_model
     if settings.gradient_checkpointing:
-        body.gradient_checkpointing_enable()
+        # The second is the older name.
+        getattr(body, "activation_checkpointing_enable", body.gradient_checkpointing_enable)()
     collator = GroupCollator(
         InContextTokenizer(
             tokenizer,
@@ -131,7 +132,7 @@ def load_for_training(base: str, template: InContextTemplate) -> SentenceTransfo
         if (Path(path) / "modules.json").is_file() or base.startswith("sentence-transformers/"):
             return SentenceTransformer(path)
         body = Transformer(path, model_kwargs={"dtype": torch.float32})
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"base model {base}: cannot be loaded ({' '.join(str(error).split())[:200]})"
         ) from error

@@ -41,11 +41,11 @@ def found(planted):
 
 
 def test_the_adaptive_margin_removes_nine_in_ten_hidden_positives(found):
-    assert found["rules"]["adaptive"]["removed"] >= 90.0
+    assert found["rules"]["verdict"]["removed"] >= 90.0
 
 
 def test_the_adaptive_margin_keeps_seven_in_ten_hard_negatives(found):
-    assert found["rules"]["adaptive"]["kept"] >= 70.0
+    assert found["rules"]["verdict"]["kept"] >= 70.0
 
 
 def test_naive_mining_removes_no_hidden_positive(found):

@@ -15,7 +15,8 @@ from pydantic import Field
 from qdrant_client import AsyncQdrantClient
 
 from llama_index_instruct import ConfigurationError, MissingExtraError
-from llama_index_instruct.incontext.candidates import CandidateFinder, best_rows, fused, index_passages, node_passages
+from llama_index_instruct.incontext.candidates import CandidateFinder, best_rows, fused
+from llama_index_instruct.incontext.corpus import index_nodes, make_corpus, node_texts
 
 PASSAGES = [
     "The printer jams every morning",
@@ -202,13 +203,15 @@ def default_index():
 
 def test_texts_and_vectors_of_a_qdrant_index_come_from_the_store(index):
     assert not index.docstore.docs
-    texts, vectors = index_passages(index)
+    corpus = make_corpus(index, [])
+    texts, vectors = corpus.texts, corpus.vectors
     assert sorted(texts) == sorted(node.text for node in make_nodes())
     np.testing.assert_allclose(vectors, vectors_of(texts), atol=1e-6)
 
 
 def test_texts_and_vectors_of_the_default_store():
-    texts, vectors = index_passages(default_index())
+    corpus = make_corpus(default_index(), [])
+    texts, vectors = corpus.texts, corpus.vectors
     assert texts == [node.text for node in make_nodes()]
     np.testing.assert_allclose(vectors, vectors_of(texts), atol=1e-6)
 
@@ -221,7 +224,7 @@ def test_a_store_is_asked_for_all_it_has(index, memory_client, monkeypatch):
         return scroll(*args, limit=limit, **kwargs)
 
     monkeypatch.setattr(memory_client, "scroll", noted)
-    index_passages(index)
+    index_nodes(index)
     assert limits == [90]  # its own default would be 9,999
 
 
@@ -229,7 +232,20 @@ def test_a_text_is_what_an_embedding_model_reads():
     node = TextNode(
         text="The printer jams", metadata={"thing": "printer", "id": 7}, excluded_embed_metadata_keys=["id"]
     )
-    assert node_passages([node]) == ["thing: printer\n\nThe printer jams"]
+    assert node_texts([node]) == ["thing: printer\n\nThe printer jams"]
+
+
+def test_a_positive_is_known_by_the_text_of_its_node_with_and_without_metadata():
+    node = TextNode(text="The printer jams", metadata={"thing": "printer"})
+    corpus = make_corpus([node], ["The printer jams", "thing: printer\n\nThe printer jams", "new"])
+    assert corpus.texts == ["thing: printer\n\nThe printer jams", "new"]
+    assert corpus.rows["The printer jams"] == 0
+
+
+def test_blank_passages_are_no_candidates_and_no_positives():
+    assert make_corpus(["a", "", " \x00", "a"], ["b"]).texts == ["a", "b"]
+    with pytest.raises(ConfigurationError, match="pairs: expected positives with some text"):
+        make_corpus(["a"], [" "])
 
 
 def test_an_index_without_nodes_is_an_error(memory_client):
@@ -238,7 +254,7 @@ def test_an_index_without_nodes_is_an_error(memory_client):
     with pytest.raises(
         ConfigurationError, match=r"index: expected nodes .* found none \(QdrantVectorStore\); give the nodes"
     ):
-        index_passages(VectorStoreIndex.from_vector_store(store, embed_model=WordEmbedding()))
+        index_nodes(VectorStoreIndex.from_vector_store(store, embed_model=WordEmbedding()))
 
 
 def test_an_index_without_texts_says_to_give_the_nodes():
@@ -247,12 +263,12 @@ def test_an_index_without_texts_says_to_give_the_nodes():
         [], storage_context=StorageContext.from_defaults(vector_store=index.vector_store), embed_model=WordEmbedding()
     )
     with pytest.raises(ConfigurationError, match=r"found none \(SimpleVectorStore\); give the nodes"):
-        index_passages(bare)
+        index_nodes(bare)
 
 
 async def test_an_index_with_an_async_client_alone_is_named():
     aclient = AsyncQdrantClient(":memory:")
     store = QdrantVectorStore(collection_name="c", aclient=aclient)
     with pytest.raises(ConfigurationError, match="client"):
-        index_passages(VectorStoreIndex.from_vector_store(store, embed_model=WordEmbedding()))
+        index_nodes(VectorStoreIndex.from_vector_store(store, embed_model=WordEmbedding()))
     await aclient.close()

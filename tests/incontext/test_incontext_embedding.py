@@ -308,6 +308,7 @@ def test_texts_longer_than_the_table_of_positions(decoder_folders, name):
     ],
     ids=["dict", "json", "pickle", "deepcopy", "copy"],
 )
+@pytest.mark.filterwarnings("ignore:.*lost their end")
 def test_copies_give_the_same_vectors(folder, clone, caplog):
     embedding = made(folder, template="plain", padding="left", query_tokens=9, passage_tokens=7, embed_batch_size=3)
     other = clone(embedding)
@@ -548,6 +549,7 @@ async def test_a_cache_shared_by_tasks_queries_and_passages_does_not_collide(fol
     assert len(calls) == len(set(calls)) == len(texts) * (1 + len(models))
 
 
+@pytest.mark.filterwarnings("ignore:.*lost their end")
 def test_a_shared_cache_follows_assignments_and_settings(decoder_folders, llama):
     store = SimpleKVStore()
     folder = decoder_folders["llama"]

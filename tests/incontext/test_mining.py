@@ -16,6 +16,7 @@ from sentence_transformers import util as st_util
 
 from llama_index_instruct import ConfigurationError, MarginRule, MiningSettings, TeacherError, mine_hard_negatives
 from llama_index_instruct.incontext import mining
+from llama_index_instruct.incontext.choosing import default_rule
 from llama_index_instruct.incontext.margins import NAIVE
 from llama_index_instruct.incontext.mined import read_mined
 
@@ -339,3 +340,11 @@ def test_settings_out_of_range_are_named(given, said):
 def test_too_few_scores_are_the_teachers_error():
     with pytest.raises(TeacherError, match="expected 15 scores, found 1"):
         mine(teacher=lambda query, passages: [0.5], embed_model=WordEmbedding())
+
+
+@pytest.mark.parametrize(
+    ("by_search", "embeds", "rule"),
+    [(True, True, "adaptive"), (False, True, "verdict"), (False, False, "topk-percpos")],
+)
+def test_the_rule_fits_the_teacher_unless_another_is_asked_for(by_search, embeds, rule):
+    assert default_rule(by_search=by_search, embeds=embeds) == rule
