@@ -1,5 +1,7 @@
 # make demo   set up and show the main job      make test   set up and run the tests
 # make check  lint, types, format, tests        make bench  the measured tables (DATA=folder with BEIR-style sets)
+# make docs   the API reference in build/docs   make wheel-check   the wheel in an empty environment
+# make test-lowest   the tests on the lowest allowed versions (6 GB: PyTorch with CUDA is all the index has of that age)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -7,12 +9,13 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WHEEL  := build/wheel/venv/bin/python -m pip --quiet --disable-pip-version-check
 DATA   ?= data
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test lint check format bench clean
+.PHONY: demo test lint check format docs wheel-check test-lowest bench clean
 
 demo: $(READY)
 	$(BIN)/llama-index-instruct demo
@@ -31,6 +34,28 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs
+	$(BIN)/typer llama_index_instruct.cli utils docs --name llama-index-instruct --title "Command line" \
+		--output .docs/pages/command-line.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .docs/mkdocs.yml
+
+wheel-check:
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel/venv
+	$(WHEEL) wheel --no-deps --wheel-dir build/wheel .
+	$(WHEEL) install $(TORCH)
+	$(WHEEL) install build/wheel/*.whl
+	cd build/wheel && venv/bin/python -I ../../tests/wheel_check.py
+
+# Ours stay errors; what old versions of others warn about is theirs.
+test-lowest:
+	rm -rf build/lowest
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --link-mode copy \
+		--resolution lowest-direct --editable '.[dev]'
+	build/lowest/bin/python -m pytest -W default -W error::llama_index_instruct.errors.InstructWarning
+
 bench: $(READY)
 	$(BIN)/llama-index-instruct bench refinement $(foreach set,$(wildcard $(DATA)/*/),--data $(set)) --output bench-refinement.json
 
@@ -39,6 +64,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 clean:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from llama_index_instruct.refinement.selection import SelectionSettings
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
     from llama_index_instruct.refinement.trace import JudgedNode, RefinementEvent, RefinementTrace
+    from llama_index_instruct.spans import StageEvent
     from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge
     from llama_index_instruct.teacher.standins import CallableJudge, PostprocessorJudge
     from llama_index_instruct.teacher.usage import Budget, Prices, Usage
@@ -111,6 +112,7 @@ _HOMES = {
     "RelevanceJudge": "teacher.judge",
     "RidgeSettings": "gstransform.ridge",
     "SelectionSettings": "refinement.selection",
+    "StageEvent": "spans",
     "TeacherError": "errors",
     "TrainingSet": "incontext.groups",
     "TransformFileError": "errors",
@@ -177,6 +179,7 @@ __all__ = [
     "RelevanceJudge",
     "RidgeSettings",
     "SelectionSettings",
+    "StageEvent",
     "TeacherError",
     "TrainingSet",
     "TransformFileError",

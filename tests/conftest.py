@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("COLUMNS", "160")  # tables and messages as on a wide terminal, wherever the tests run
 
 from fakes import FakeOpenAI, FakeQdrant, serving
 from llama_index.core import VectorStoreIndex

@@ -229,7 +229,7 @@ def test_a_wrong_fit_is_one_line(shop, tmp_path, labeller, changed, words):
 
 def test_a_missing_field_is_one_line(shop, tmp_path):
     result = run("fit", *at(shop), "--label-field", "colour", "--output", tmp_path / "moods")
-    assert "found 0 (metadata)" in refused(result, "LabellingError")
+    assert "found 0 (metadata field 'colour'; the nodes have mood, thing)" in refused(result, "LabellingError")
 
 
 def test_an_llm_without_a_key_is_one_line(shop, tmp_path, monkeypatch):

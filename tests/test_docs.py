@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedLLM, WordEmbedding
 from gstransform.labelling import LabellingLLM
+from incontext.decoders import save as save_decoder
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from messages import index_over
+from messages import index_over, make_nodes
 from typer.testing import CliRunner
 
 from llama_index_instruct.cli import app
@@ -25,13 +26,24 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+class WarrantyJudge:
+    """Stands for a cross-encoder: it knows what a warranty is."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def predict(self, pairs, show_progress_bar):
+        return [0.9 if "warranty" in passage else 0.1 for _, passage in pairs]
+
+
+@pytest.mark.timeout(120)
 def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path):
     index_over(QdrantVectorStore(collection_name="tickets", client=memory_client))
     llm = ScriptedLLM(rule=lambda p: 0.9 if "furious" in p else 0.1)
     monkeypatch.setattr("qdrant_client.QdrantClient", lambda url: memory_client)
     monkeypatch.setattr("llama_index.llms.openai.OpenAI", lambda model: llm)
     monkeypatch.setattr("llama_index.embeddings.huggingface.HuggingFaceEmbedding", lambda name: WordEmbedding())
-    refinement, gstransform, inbedder = blocks("python")
+    refinement, gstransform, inbedder, incontext, mining = blocks("python")
     assert len([line for line in refinement.splitlines() if line.strip()]) <= 13
     app: dict = {}
     with warnings.catch_warnings():
@@ -47,6 +59,13 @@ def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path
     app["nodes"] = [TextNode(text=text) for text in ("It works, I am so happy!", "Furious about the broken laptop.")]
     exec(compile(inbedder, "README.md", "exec"), app)
     assert "laptop" in capsys.readouterr().out and app["by_feeling"].output_dimension > 0
+    save_decoder("llama", tmp_path / "my-decoder")
+    app["nodes"] = make_nodes()[:12]
+    exec(compile(incontext, "README.md", "exec"), app)
+    assert app["other"].task != app["embedding"].task
+    monkeypatch.setattr("sentence_transformers.CrossEncoder", WarrantyJudge)
+    exec(compile(mining, "README.md", "exec"), app)
+    assert len(app["mined"].rows) == 1 and (tmp_path / "my-embedder" / "README.md").is_file()
 
 
 @pytest.mark.timeout(120)
@@ -56,6 +75,7 @@ def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path
         "refine_tickets",
         "gstransform_tickets",
         "inbedder_tickets",
+        "mine_tickets",
         "rerank_as_judge",
         "rag_query_engine",
         "trace_on_console",
@@ -67,7 +87,7 @@ def test_examples_run_offline(name, monkeypatch, capsys):
         # What an example adds to LlamaIndex's tracing goes with it.
         monkeypatch.setattr(get_dispatcher(), handlers, [*getattr(get_dispatcher(), handlers)])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    assert re.search("refined|retriever|GSTransform", capsys.readouterr().out)
+    assert re.search("refined|retriever|GSTransform|adaptive margin", capsys.readouterr().out)
     assert name in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 

@@ -16,15 +16,17 @@ def incontext_table(record: dict[str, Any], console: Console) -> None:
         table.add_row(method, *(f"{found['methods'][method]['map']:.1f}" for found in sets.values()), f"{mean:.1f}")
     console.print(table)
     if record["speed"]:
-        table = _table("one thread, CPU time, same run", "shared tokens", "queries per s", "times faster", "difference")
-        for length, row in record["speed"].items():
-            table.add_row(
-                length,
-                f"{row['queries_per_cpu_s']:.0f}",
-                f"{row['times_faster']:.1f}",
-                f"{row['largest_difference']:.0e}",
-            )
-        console.print(table)
+        reuse_table(record, console)
+
+
+def reuse_table(record: dict[str, Any], console: Console) -> None:
+    """Print what reuse of the shared beginning saves."""
+    table = _table("one thread, CPU time, same run", "shared tokens", "queries per s", "times faster", "difference")
+    for length, row in record["speed"].items():
+        table.add_row(
+            length, f"{row['queries_per_cpu_s']:.0f}", f"{row['times_faster']:.1f}", f"{row['largest_difference']:.0e}"
+        )
+    console.print(table)
 
 
 def recipe_table(record: dict[str, Any], console: Console) -> None:

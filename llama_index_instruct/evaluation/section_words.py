@@ -56,3 +56,7 @@ Protocol: a text is the query; right is what has its label under the facet's ins
 collection are drawn without a text in common, two facets of each corpus. p@k is the share of right ones among the
 first k, of those there could be. The judge is the labels, 20 passages a query; clusters come from the shipped
 InBedder without any label. Twenty queries a facet: differences of a few points are noise."""
+
+INCONTEXT = """\
+A decoder of six layers with random weights: the time does not depend on what it says. What training by the recipe
+gains is measured by `bench recipe` and `bench steering`, which train models and are not part of this report."""

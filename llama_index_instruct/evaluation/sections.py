@@ -20,6 +20,8 @@ from llama_index_instruct.evaluation.datasets import RetrievalSet
 from llama_index_instruct.evaluation.facets import FacetedCorpus
 from llama_index_instruct.evaluation.gstransform_bench import METHODS, GSTransformBench, bench_gstransform
 from llama_index_instruct.evaluation.inbedder_bench import InBedderBench, bench_inbedder
+from llama_index_instruct.evaluation.incontext_report import reuse_table
+from llama_index_instruct.evaluation.incontext_speed import bench_prefix_reuse
 from llama_index_instruct.evaluation.plots import plot_calls, plot_milliseconds, plot_moved, plot_nmi
 from llama_index_instruct.evaluation.rag_bench import RagBench, bench_rag
 from llama_index_instruct.evaluation.report import (
@@ -172,6 +174,11 @@ def _combined(given: Materials) -> Record:
     return bench_combined(given.facets, given.embed_model, settings, cache=given.cache, progress=given.progress)
 
 
+def _incontext(given: Materials) -> Record:
+    sizes = {} if given.sizes.speed else {"queries": 4, "rounds": 1}
+    return {"bench": "incontext", "speed": bench_prefix_reuse(**sizes)}
+
+
 def _count_sets(record: Record) -> str:
     sets = record.get("datasets") or record["sets"]
     return "; ".join(
@@ -275,5 +282,14 @@ SECTIONS: tuple[Section, ...] = (
         combined_table,
         _count_combined,
         words.COMBINED,
+    ),
+    Section(
+        "incontext",
+        "In-context embeddings: what reuse of the shared beginning saves",
+        ("retrieval", "facets", "triplets"),
+        _incontext,
+        reuse_table,
+        lambda record: f"64 queries behind a beginning of {', '.join(record['speed'])} tokens",
+        words.INCONTEXT,
     ),
 )

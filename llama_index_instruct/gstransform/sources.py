@@ -143,7 +143,9 @@ class MetadataLabels:
 
     def label(self, nodes: Sequence[BaseNode], instruction: str) -> Labels:
         """Return a label per node and what happened."""
-        return _reported("metadata", [_as_label(node.metadata.get(self.field)) for node in nodes])
+        labels = [_as_label(node.metadata.get(self.field)) for node in nodes]
+        fields = sorted({name for node in nodes for name in node.metadata})
+        return _reported("metadata", labels, f"field {self.field!r}; the nodes have {', '.join(fields) or 'none'}")
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,9 @@ def _as_label(value: object) -> Label:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def _reported(source: str, labels: list[Label]) -> Labels:
+def _reported(source: str, labels: list[Label], detail: str = "") -> Labels:
     labelled = sum(label is not None for label in labels)
     if labelled < 2:
-        raise LabellingError(f"expected labels for at least two of {len(labels)} texts, found {labelled} ({source})")
+        where = f"{source} {detail}".strip()
+        raise LabellingError(f"expected labels for at least two of {len(labels)} texts, found {labelled} ({where})")
     return labels, LabellingReport(source=source, texts=len(labels), labelled=labelled, dropped=len(labels) - labelled)

@@ -111,8 +111,9 @@ def _as_json(config: Mapping[str, Any]) -> bytes:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    payload = _read(path)
     try:
-        config = json.loads(_read(path).decode())
+        config = json.loads(payload.decode())
     except (ValueError, RecursionError) as error:
         raise TransformFileError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:

@@ -147,7 +147,10 @@ class AnswerEmbedding(BaseEmbedding):
             errors = replies.errors[missing[0] * self.samples : (missing[0] + 1) * self.samples]
             first = next((error for error in errors if error is not None), None)
             why = f"{type(first).__name__}: {first}" if first else "the reply could not be read"
-            raise TeacherError(f"{len(missing)} of {len(texts)} texts got no answer; the first: {why}") from first
+            raise TeacherError(
+                f"{len(missing)} of {len(texts)} texts got no answer; the first: {why}; a higher max_answer_tokens=... gives "
+                "the model more room, retries=... more tries"
+            ) from first
         return answers
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -190,8 +190,10 @@ def _judge_rounds(
 
 def _given_up(state: _State, settings: CourseSettings, reason: str, cause: Exception | None) -> RefinementTrace:
     if settings.on_error == "raise":
-        raise RefinementError(f"query refinement failed: {reason}") from cause
-    _warn(reason)
+        raise RefinementError(
+            f"query refinement failed: {reason}; on_error='plain' gives the plain ranking instead"
+        ) from cause
+    _warn(f"{reason}; on_error='raise' makes this an error")
     return state.unchanged(reason, trouble=reason)
 
 

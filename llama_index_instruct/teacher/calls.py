@@ -26,6 +26,7 @@ T = TypeVar("T")
 FATAL = (MemoryError, KeyboardInterrupt, SystemExit, asyncio.CancelledError)
 # The request itself is wrong (key, model name, parameters): asking again cannot heal it.
 CONFIGURATION_STATUS = frozenset({400, 401, 403, 404, 405, 413, 422})
+TOO_LATE = "the teacher was not done by the deadline; judge_deadline=... gives it more seconds, None all it takes"
 
 
 class NotStartedError(TeacherError):
@@ -247,7 +248,7 @@ async def run_in_daemon_thread(function: Callable[[threading.Event], T], *, dead
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         outcome = await asyncio.wait_for(future, timeout)
     except asyncio.TimeoutError as error:
-        raise JudgementTimeout("the teacher was not done by the deadline") from error
+        raise JudgementTimeout(TOO_LATE) from error
     finally:
         stopped.set()
     return outcome()
@@ -267,5 +268,5 @@ def _stops_the_run(error: Exception) -> bool:
 
 def _unfinished(late: bool) -> Result[Any]:
     if late:
-        return Result(error=JudgementTimeout("the teacher was not done by the deadline"))
+        return Result(error=JudgementTimeout(TOO_LATE))
     return Result(error=NotStartedError("the run had stopped"))

@@ -17,7 +17,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError, JudgementTimeout
 from llama_index_instruct.spans import span
-from llama_index_instruct.teacher.calls import Slots, run_calls, run_in_daemon_thread
+from llama_index_instruct.teacher.calls import TOO_LATE, Slots, run_calls, run_in_daemon_thread
 from llama_index_instruct.teacher.judge import Judgements, RelevanceJudge
 from llama_index_instruct.teacher.usage import Usage
 
@@ -91,7 +91,7 @@ class _ScoringJudge:
         try:
             return await asyncio.wait_for(pending, max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError as error:
-            raise JudgementTimeout("the judge was not done by the deadline") from error
+            raise JudgementTimeout(TOO_LATE) from error
 
     def _judgements(self, scores: Any, count: int) -> Judgements:
         relevance = to_relevance(scores, self.rating)
