@@ -20,8 +20,9 @@ export TOKENIZERS_PARALLELISM = false
 demo: $(READY)
 	$(BIN)/llama-index-instruct demo
 
+# One process per core, each with one thread: models here are tiny, and threads would mostly wait for each other.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
