@@ -1,6 +1,6 @@
 """Hard negatives for training: of 32 queries only one answer each is known, the others are hidden among the candidates.
 
-Run: .venv/bin/python examples/mine_tickets.py [--llm MODEL --llm-base URL] [--train FOLDER]; the key is read from OPENAI_API_KEY.
+Run: .venv/bin/python examples/mine_tickets.py [--llm MODEL --llm-base URL] [--train FOLDER]; the key is OPENAI_API_KEY.
 """
 
 import argparse
