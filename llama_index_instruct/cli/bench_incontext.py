@@ -97,9 +97,9 @@ def bench_steering_command(
     folder: Annotated[Path, typer.Option(help="Where the decoder is kept, before and after training.")],
     output: Annotated[Path, typer.Option(help="JSON file to write.")],
     base: Annotated[str, typer.Option(help="Sentence encoder of BERT's family to make the decoder of.")] = "minilm",
-    groups: Annotated[int, typer.Option(help="Groups of 16 texts per training domain.")] = 3,
+    groups: Annotated[int, typer.Option(help="Groups of 16 texts per training domain.")] = 1,
     epochs: Annotated[float, typer.Option(help="Passes over them.")] = 1.0,
-    learning_rate: Annotated[float, typer.Option(help="Peak.")] = 2e-4,
+    learning_rate: Annotated[float, typer.Option(help="Peak.")] = 3e-5,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
 ) -> None:
     """Adapt a small decoder and test whether examples in the prompt move its embeddings in the asked direction."""

@@ -64,11 +64,11 @@ class SteeringBench:
     """
 
     held_out: int = 12
-    groups: int = 3
-    tested: int = 6
+    groups: int = 1
+    tested: int = 3
     examples: tuple[int, ...] = (0, 1, 3, 5)
     epochs: float = 1.0
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-5
     batch_size: int = 16
     seed: int = 0
 
