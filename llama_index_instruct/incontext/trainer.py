@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from datasets import DatasetDict
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -111,6 +110,8 @@ def prepare(
         int(tokenizer.pad_token_id or 0),
     )
     losses: dict[str, nn.Module] = {found.name: GroupLoss(model, settings, found) for found in sets}
+    from datasets import DatasetDict
+
     return SentenceTransformerTrainer(
         model=model,
         args=_arguments(folder, settings, evaluates=bool(evaluators)),
