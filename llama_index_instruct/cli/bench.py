@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,9 +19,12 @@ from llama_index_instruct.cli.options import (
     EMBED_HELP,
     LLM_BASE_HELP,
     LLM_HELP,
+    comma_separated,
     console,
     errors_as_messages,
     openai_like,
+    write_and_show,
+    write_record,
 )
 
 BENCH_MODEL_HELP = (
@@ -68,7 +71,7 @@ def bench_refinement_command(
         model = openai_like(llm, llm_base)
         if (judge == "llm") != (model is not None):
             raise ConfigurationError("judge: expected --judge llm together with --llm MODEL, or --judge gold")
-        chosen = tuple(name.strip() for name in methods.split(",") if name.strip()) or tuple(PEERS)
+        chosen = comma_separated(methods) or tuple(PEERS)
         settings = RefinementBench(
             judge=judge if model is None else RelevanceJudge(model),
             flip=flip,
@@ -81,9 +84,7 @@ def bench_refinement_command(
         record = bench_refinement(sets, load_embed_model(embed_model), settings, cache=cache)
         if speed:
             record["solver_speed"] = bench_solver_speed(judged=max(judged, 2))
-        _write(record, output)
-        refinement_table(record, console)
-        _say_written(output)
+        write_and_show(record, output, refinement_table)
 
 
 @bench_app.command("gstransform")
@@ -106,15 +107,13 @@ def bench_gstransform_command(
     from llama_index_instruct.models import load_embed_model
 
     with errors_as_messages():
-        chosen = tuple(name.strip() for name in methods.split(",") if name.strip()) or tuple(METHODS)
+        chosen = comma_separated(methods) or tuple(METHODS)
         settings = GSTransformBench(
             labels=labels, clusters=clusters, sample=sample, flip=flip, methods=chosen, seed=seed
         )
         corpora = [load_facets(folder) for folder in data]
         record = bench_gstransform(corpora, load_embed_model(embed_model), settings, cache=cache)
-        _write(record, output)
-        gstransform_table(record, console)
-        _say_written(output)
+        write_and_show(record, output, gstransform_table)
 
 
 @bench_app.command("inbedder")
@@ -149,9 +148,7 @@ def bench_inbedder_command(
             wordings=load_wordings(wordings) if wordings else None,
             speed=speed,
         )
-        _write(record, output)
-        inbedder_table(record, console)
-        _say_written(output)
+        write_and_show(record, output, inbedder_table)
 
 
 @bench_app.command("latency")
@@ -169,7 +166,7 @@ def bench_latency_command(
         record = bench_latency(delay=delay, documents=documents, judged=judged, rounds=rounds)
         console.print_json(json.dumps(record))
         if output is not None:
-            _write(record, output)
+            write_record(record, output)
 
 
 @bench_app.command("collection")
@@ -186,7 +183,7 @@ def bench_collection_command(
         record = bench_collection(points=points, dimension=dimension, rounds=rounds)
         console.print_json(json.dumps(record))
         if output is not None:
-            _write(record, output)
+            write_record(record, output)
 
 
 @bench_app.command("load")
@@ -202,13 +199,4 @@ def bench_load_command(
         record = run_load(retrieves=retrieves, failure_rate=failure_rate)
         console.print_json(json.dumps(record))
         if output is not None:
-            _write(record, output)
-
-
-def _write(record: dict[str, Any], output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _say_written(output: Path) -> None:
-    console.print(f"written: {output}", markup=False, soft_wrap=True)
+            write_record(record, output)

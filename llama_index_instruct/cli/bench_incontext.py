@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from llama_index_instruct.cli.options import EMBED_HELP, console, errors_as_messages
+from llama_index_instruct.cli.options import EMBED_HELP, comma_separated, errors_as_messages, write_and_show
 
 TEACHER_HELP = "'similarity', 'hybrid', or 'cross-encoder:FOLDER'."
 NATURAL = (
@@ -44,8 +43,7 @@ def bench_incontext_command(
             seed=seed,
         )
         record = bench_incontext([load_beir(folder) for folder in data], settings, cache=cache, speed=speed)
-        _write(record, output)
-        incontext_table(record, console)
+        write_and_show(record, output, incontext_table)
 
 
 def bench_recipe_command(
@@ -83,13 +81,12 @@ def bench_recipe_command(
             learning_rate=learning_rate,
             epochs=epochs,
             seeds=tuple(_numbers(seeds, "seeds")),
-            arms=tuple(name.strip() for name in arms.split(",") if name.strip()) or tuple(ARMS),
+            arms=comma_separated(arms) or tuple(ARMS),
         )
-        wanted = {name.strip() for name in sources.split(",") if name.strip()}
+        wanted = comma_separated(sources)
         triples = [triple for triple in read_triples(qa) if not wanted or triple.source in wanted]
         record = bench_recipe(triples, [load_beir(folder) for folder in data or []], settings)
-        _write(record, output)
-        recipe_table(record, console)
+        write_and_show(record, output, recipe_table)
 
 
 def bench_steering_command(
@@ -110,8 +107,7 @@ def bench_steering_command(
     with errors_as_messages():
         settings = SteeringBench(groups=groups, epochs=epochs, learning_rate=learning_rate, seed=seed)
         record = bench_steering(read_domains(domains), settings, folder, base=base)
-        _write(record, output)
-        steering_table(record, console)
+        write_and_show(record, output, steering_table)
 
 
 def bench_mining_command(
@@ -133,8 +129,7 @@ def bench_mining_command(
         chosen = gold_teacher(rows, teacher) if teacher.startswith("gold") else mining_teacher(teacher)
         record = bench_mining(rows, RULES, embed_model=embed_model, teacher=chosen, logits=logits)
         record["teacher"] = teacher
-        _write(record, output)
-        mining_table(record, console)
+        write_and_show(record, output, mining_table)
 
 
 def mining_teacher(name: str) -> Any:
@@ -152,12 +147,6 @@ def _numbers(text: str, name: str) -> list[int]:
     from llama_index_instruct.errors import ConfigurationError
 
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        return [int(part) for part in comma_separated(text)]
     except ValueError as error:
         raise ConfigurationError(f"{name}: expected whole numbers with commas, found {text!r}") from error
-
-
-def _write(record: dict[str, Any], output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written: {output}", markup=False, soft_wrap=True)

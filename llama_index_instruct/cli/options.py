@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -45,6 +46,24 @@ def openai_like(model: str | None, base: str | None) -> LLM | None:
         is_chat_model=True,
         timeout=30.0,
     )
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """Return the names in ``a, b,c``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def write_record(record: dict[str, Any], output: Path) -> None:
+    """Write what a bench measured, as JSON."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def write_and_show(record: dict[str, Any], output: Path, table: Callable[[dict[str, Any], Console], None]) -> None:
+    """Write what a bench measured before anything else can fail, then show it as a table and say where it is."""
+    write_record(record, output)
+    table(record, console)
+    console.print(f"written: {output}", markup=False, soft_wrap=True)
 
 
 @contextmanager
