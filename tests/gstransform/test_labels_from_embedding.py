@@ -178,6 +178,13 @@ def test_an_inbedder_labels_under_the_instruction(carrying, inbedder):
     assert inbedder.instruction == "What is it?"
     for found, question in ((one, tiny.FEELING), (two, tiny.TOPIC)):
         assert_same(found, fit(carrying, ClusterLabels(inbedder.with_instruction(question), 4), question))
+    # The map is fitted to the clusters; that the vectors they come from differ is what the questions are for.
+    texts = [node.text for node in carrying]
+    asked, other = (
+        np.array(inbedder.with_instruction(question).get_text_embedding_batch(texts))
+        for question in (tiny.FEELING, tiny.TOPIC)
+    )
+    assert not np.allclose(asked, other, atol=1e-3)
     assert len(one.info.labels) == 4 and sum(one.info.labels.values()) == 90
 
 

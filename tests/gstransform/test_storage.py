@@ -619,14 +619,24 @@ def save(number):
 
 save(0)
 seen, middle = set(), 0
-for turn in range(rounds):
+until = time.monotonic() + 40
+turn = 0
+# A busy machine may need more kills than an idle one until enough of them were of some use.
+while turn < rounds or ((len(seen) <= 20 or middle <= 5) and time.monotonic() < until):
+    turn += 1
+    heard, told = os.pipe()
     child = os.fork()
     if not child:
         number = 1000 * turn
+        save(number)
+        os.write(told, b".")
         while True:
             number += 1
             save(number)
-    time.sleep(0.002 + 0.03 * chance.random())
+    os.read(heard, 1)
+    os.close(heard)
+    os.close(told)
+    time.sleep(0.03 * chance.random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     middle += sorted(path.name for path in folder.iterdir()) != ["config.json", "model.safetensors"]
@@ -648,5 +658,4 @@ def test_killed_at_any_moment_a_whole_transform_is_there(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     different, in_the_middle = map(int, done.stdout.split())
-    # How many depends on how busy the machine is; whole they are all.
-    assert different > 5 and in_the_middle > 1
+    assert different > 20 and in_the_middle > 5
