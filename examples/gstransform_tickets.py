@@ -1,10 +1,10 @@
 """One instruction on vectors that are already stored: fit, re-rank, search, migrate.
 
-Run: .venv/bin/python examples/gstransform_tickets.py            labels from the corpus
-     .venv/bin/python examples/gstransform_tickets.py --llm MODEL [URL]   labels made by a real LLM from the instruction
+Run: .venv/bin/python examples/gstransform_tickets.py [--llm MODEL --llm-base URL]; the key is read from OPENAI_API_KEY.
+Without --llm the labels are the corpus's own; with it the LLM makes them from the instruction.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -27,10 +27,15 @@ from llama_index_instruct.evaluation.demo import ticket_index
 INSTRUCTION = "What went wrong?"
 QUERY = "my order came with the wrong thing in the box"
 
+parser = argparse.ArgumentParser()
+parser.add_argument("--llm")
+parser.add_argument("--llm-base")
+options = parser.parse_args()
+
 tickets, _ = load_tickets(Path(__file__).parent / "data")
 index = ticket_index(tickets)
 embed_model = index._embed_model
-llm = openai_like(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None) if "--llm" in sys.argv[1:2] else None
+llm = openai_like(options.llm, options.llm_base)
 
 # Once per instruction: a sample of the collection is labelled, the map is fitted, and saved without pickle.
 fitted = fit_gstransform(

@@ -4,11 +4,8 @@ Run: .venv/bin/python examples/mine_tickets.py [--llm MODEL --llm-base URL] [--t
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
-
-from llama_index.llms.openai_like import OpenAILike
 
 from llama_index_instruct import (
     InContextTrainingSettings,
@@ -19,12 +16,13 @@ from llama_index_instruct import (
     mine_hard_negatives,
     train_incontext,
 )
+from llama_index_instruct.cli.options import openai_like
 from llama_index_instruct.evaluation.datasets import load_tickets
 from llama_index_instruct.models import load_embed_model
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--llm")
-parser.add_argument("--llm-base", default="https://api.openai.com/v1")
+parser.add_argument("--llm-base")
 parser.add_argument("--train", help="folder of a model to train on the rows, about a minute")
 options = parser.parse_args()
 
@@ -39,13 +37,7 @@ def labels(query: str, passages: list[str]) -> list[float]:
     return [0.9 if passage in answers[query] else 0.1 for passage in passages]
 
 
-if options.llm:
-    llm = OpenAILike(
-        model=options.llm,
-        api_base=options.llm_base,
-        api_key=os.environ.get("OPENAI_API_KEY", "none"),
-        is_chat_model=True,
-    )
+if llm := openai_like(options.llm, options.llm_base):
     teacher = RelevanceJudge(llm, task="the message fulfils every part of the request")
 else:
     print("No --llm given: the corpus's own labels answer for the teacher.\n")

@@ -4,31 +4,23 @@ Run: .venv/bin/python examples/refine_tickets.py [--llm MODEL --llm-base URL]; t
 """
 
 import argparse
-import os
 from pathlib import Path
 
-from llama_index.llms.openai_like import OpenAILike
-
 from llama_index_instruct import RefinementRetriever, RelevanceJudge
+from llama_index_instruct.cli.options import openai_like
 from llama_index_instruct.evaluation.datasets import load_tickets
 from llama_index_instruct.evaluation.demo import label_judge, ticket_index
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--llm")
-parser.add_argument("--llm-base", default="https://api.openai.com/v1")
+parser.add_argument("--llm-base")
 options = parser.parse_args()
 
 tickets, queries = load_tickets(Path(__file__).parent / "data")
 query = next(query for query in queries if "cannot sign in" in query.text)
 index = ticket_index(tickets)
 
-if options.llm:
-    llm = OpenAILike(
-        model=options.llm,
-        api_base=options.llm_base,
-        api_key=os.environ.get("OPENAI_API_KEY", "none"),
-        is_chat_model=True,
-    )
+if llm := openai_like(options.llm, options.llm_base):
     judge = RelevanceJudge(llm, task="the message fulfils every part of the request")
 else:
     print("No --llm given: the corpus's own labels answer for the judge.\n")
