@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_index_instruct.errors import ConfigurationError, MissingExtraError
+from llama_index_instruct.errors import ConfigurationError, InstructError, MissingExtraError
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -51,6 +53,21 @@ def resolve_model(name: str) -> str:
             raise ConfigurationError(f"model name: expected an existing folder, found nothing at {folder}")
         return str(folder)
     return name
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn what Hugging Face's loaders raise for a missing or damaged model into one line of ours.
+
+    Raises:
+        ConfigurationError: In the place of their ``OSError`` and ``ValueError``.
+    """
+    try:
+        yield
+    except InstructError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{what}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
 
 
 def load_embed_model(name: str = MINILM, *, batch_size: int = 32) -> BaseEmbedding:

@@ -5,11 +5,51 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from llama_index_instruct.errors import ConfigurationError
 
 SHOWN_LOSSES = 8
+
+
+class _RunSettings(Protocol):
+    """What the settings of every training have."""
+
+    @property
+    def epochs(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def save_steps(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def trainer_arguments(folder: Path, settings: _RunSettings) -> dict[str, Any]:
+    """Return what Hugging Face's ``TrainingArguments`` and its subclasses are given in every training."""
+    import torch
+
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "use_cpu": not torch.accelerator.is_available(),
+        "seed": settings.seed,
+        "save_steps": settings.save_steps,
+        "save_total_limit": 1,
+        "logging_steps": 20,
+        "report_to": [],
+    }
 
 
 def last_checkpoint(folder: Path) -> str | None:

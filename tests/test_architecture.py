@@ -7,14 +7,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "llama_index_instruct"
 LAYERS = [
-    {"errors", "spans", "text"},
-    {"embedders", "files", "models", "queries", "rows", "steps", "teacher", "training_runs", "vectors"},
+    {"arithmetic", "errors", "spans", "text"},
+    {"embedders", "files", "models", "queries", "ranges", "rows", "steps", "teacher", "training_runs", "vectors"},
     {"inbedder", "gstransform", "refinement", "incontext"},
     {"evaluation"},
     {"cli", "__init__"},
 ]
 # Numerics: arrays in, arrays out.
 NUMERICS = (
+    "arithmetic.py",
     "gstransform/classes.py",
     "gstransform/fisher.py",
     "gstransform/fitting.py",

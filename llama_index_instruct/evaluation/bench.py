@@ -28,6 +28,7 @@ from llama_index_instruct.evaluation.peers import (
 )
 from llama_index_instruct.evaluation.qdrant_check import check_against_qdrant
 from llama_index_instruct.evaluation.threads import one_thread
+from llama_index_instruct.ranges import check_share
 from llama_index_instruct.teacher.judge import RelevanceJudge
 
 Rows = npt.NDArray[np.intp]
@@ -66,8 +67,7 @@ class RefinementBench:
             raise ConfigurationError(f"judge: expected 'gold' or a RelevanceJudge, found {self.judge!r}")
         if self.flip and self.judge != "gold":
             raise ConfigurationError("flip: turns gold judgements over; it cannot be used with an LLM judge")
-        if not 0.0 <= self.flip <= 1.0:
-            raise ConfigurationError(f"flip: expected 0 to 1, found {self.flip}")
+        check_share(self, "flip")
         if self.judged < 1 or not 1 <= self.rounds <= self.judged:
             raise ConfigurationError(
                 f"judged and rounds: expected 1 <= rounds <= judged, found {self.rounds} and {self.judged}"

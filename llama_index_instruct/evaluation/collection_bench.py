@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.evaluation.threads import one_thread
+from llama_index_instruct.evaluation.timing import cpu_seconds
 from llama_index_instruct.gstransform.collection import transform_collection
 from llama_index_instruct.gstransform.transform import BLOCK, GSTransform
 from llama_index_instruct.rows import unit_rows
@@ -48,8 +47,8 @@ def bench_collection(*, points: int = 20_000, dimension: int = 384, rounds: int 
     stream, product = [], []
     with one_thread():
         for number in range(rounds):
-            bare = _cpu(lambda number=number: _copy(client, "source", f"bare-{number}", dimension))  # type: ignore[misc]
-            ours = _cpu(
+            bare, _ = cpu_seconds(lambda number=number: _copy(client, "source", f"bare-{number}", dimension))  # type: ignore[misc]
+            ours, _ = cpu_seconds(
                 lambda number=number: transform_collection(  # type: ignore[misc]
                     client, "source", f"moved-{number}", transform, batch=BATCH, page=PAGE, progress=False
                 )
@@ -114,13 +113,7 @@ def _product_ratio(vectors: npt.NDArray[np.float32], transform: GSTransform) -> 
         transform.transform(vectors, out=out)
 
     repeats = max(1, 200_000 // len(vectors))
-    return sum(_cpu(bare) for _ in range(repeats)) / sum(_cpu(ours) for _ in range(repeats))
-
-
-def _cpu(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
+    return sum(cpu_seconds(bare)[0] for _ in range(repeats)) / sum(cpu_seconds(ours)[0] for _ in range(repeats))
 
 
 def _spread(ratios: list[float]) -> dict[str, float]:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.models import resolve_model
+from llama_index_instruct.models import loading, resolve_model
 from llama_index_instruct.rows import unit_rows
 
 if TYPE_CHECKING:
@@ -33,14 +32,12 @@ def load_embedder(name: str) -> Embed:
         ConfigurationError: If the model does not exist or is of no known kind.
     """
     way, model = split_name(name)
-    try:
+    with loading(f"model {model}"):
         if way == PREFIX:
             return _sentence_embedder(model, prefixed=True)
         if way != CENTERED and is_sentence_encoder(model):
             return _sentence_embedder(model, prefixed=False)
         return _answer_embedder(model, centered=way == CENTERED)
-    except OSError as error:
-        raise ConfigurationError(f"model {model}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata, MessageRole
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
+from llama_index.core.llms.callbacks import llm_chat_callback
 from pydantic import PrivateAttr
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.evaluation.chat_llm import ChatOnlyLLM, chat_response
 from llama_index_instruct.teacher.prompts import quotable
 from llama_index_instruct.teacher.usage import Usage
 
@@ -88,7 +88,7 @@ FORMS = {
 }
 
 
-class GoldLLM(CustomLLM):
+class GoldLLM(ChatOnlyLLM):
     """Judges by relevance judgements, or writes a relevant passage where a passage is to be written.
 
     It reads the prompt as an LLM would: which form it has, what is asked, which passages are shown. A share of its verdicts
@@ -170,7 +170,7 @@ class GoldLLM(CustomLLM):
         usage = Usage(calls=1, prompt_tokens=_tokens(prompt), completion_tokens=_tokens(reply))
         with self._lock:
             self._spent = self._spent + usage
-        return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=reply))
+        return chat_response(reply)
 
     @contextmanager
     def _outstanding(self, seconds: float) -> Iterator[None]:
@@ -205,16 +205,6 @@ class GoldLLM(CustomLLM):
         with self._outstanding(self._seconds(response)):
             await asyncio.sleep(self._seconds(response))
         return response
-
-    @llm_completion_callback()
-    def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
-        """Refuse: a chat model is asked by chat."""
-        raise NotImplementedError("a chat model is asked by chat")
-
-    @llm_completion_callback()
-    def stream_complete(self, prompt: str, formatted: bool = False, **_: Any) -> Any:
-        """Refuse: nothing is streamed."""
-        raise NotImplementedError("answers are not streamed")
 
 
 def _key(text: str) -> str:

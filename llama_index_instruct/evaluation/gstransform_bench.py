@@ -31,6 +31,7 @@ from llama_index_instruct.gstransform.fitting import Method
 from llama_index_instruct.gstransform.sources import ClusterLabels
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
+from llama_index_instruct.ranges import check_share
 from llama_index_instruct.rows import unit_rows
 
 # Below this many labelled rows, half of them are the sample.
@@ -139,8 +140,7 @@ class GSTransformBench:
             raise ConfigurationError(f"methods: expected some of {', '.join(METHODS)}, found {', '.join(unknown)}")
         if self.labels != "gold" and not self.labels.startswith(CLUSTERS):
             raise ConfigurationError(f"labels: expected 'gold' or 'clusters:MODEL', found {self.labels!r}")
-        if not 0.0 <= self.flip <= 1.0:
-            raise ConfigurationError(f"flip: expected 0 to 1, found {self.flip}")
+        check_share(self, "flip")
         if self.sample < 10:
             raise ConfigurationError(f"sample: expected 10 or more, found {self.sample}")
 

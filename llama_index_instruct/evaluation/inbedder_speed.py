@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from llama_index_instruct.embedders.packing import packed
-from llama_index_instruct.embedders.positions import load_tokenizer
 from llama_index_instruct.evaluation.embedders import is_sentence_encoder
+from llama_index_instruct.evaluation.random_models import random_llama
 from llama_index_instruct.evaluation.threads import one_thread
+from llama_index_instruct.evaluation.timing import cpu_seconds
 from llama_index_instruct.inbedder.architectures import Architecture, CausalLM, Seq2SeqLM
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings
-from llama_index_instruct.models import MINILM, resolve_model
 
 INSTRUCTION = "What is the text about?"
 WORDS = (
@@ -70,22 +69,8 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
 
 
 def random_causal_encoder() -> AnswerEncoder:
-    """Return a Llama-type model of six layers and width 384 with random weights: slow and fast alike, whatever they say."""
-    tokenizer = load_tokenizer(resolve_model(MINILM))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=384,
-        intermediate_size=1536,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.cls_token_id,
-        eos_token_id=tokenizer.sep_token_id,
-    )
-    torch.manual_seed(0)
-    model: Any = LlamaForCausalLM(config)
-    return AnswerEncoder(model.eval(), tokenizer, "causal", EncoderSettings())
+    """Return a small causal model with random weights, asked as an InBedder."""
+    return AnswerEncoder(*random_llama(LlamaForCausalLM), "causal", EncoderSettings())
 
 
 def _timed(encoder: AnswerEncoder, texts: list[str], rounds: int) -> dict[str, float]:
@@ -98,18 +83,12 @@ def _timed(encoder: AnswerEncoder, texts: list[str], rounds: int) -> dict[str, f
     )
     ours, ratios = [], []
     for number in range(rounds + 1):
-        mine = _cpu_s(lambda: encoder.embed(texts, INSTRUCTION))
-        theirs = _cpu_s(reference)
+        mine, _ = cpu_seconds(lambda: encoder.embed(texts, INSTRUCTION))
+        theirs, _ = cpu_seconds(reference)
         if number > 0:  # the first round warms up
             ours.append(len(texts) / mine)
             ratios.append(theirs / mine)
     return {"texts_per_cpu_s": statistics.median(ours), "vs_reference": statistics.median(ratios)}
-
-
-def _cpu_s(call: Callable[[], Any]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 @torch.inference_mode()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import torch
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaModel
 
-from llama_index_instruct.embedders.positions import load_tokenizer
+from llama_index_instruct.evaluation.random_models import random_llama
 from llama_index_instruct.evaluation.threads import one_thread
+from llama_index_instruct.evaluation.timing import cpu_seconds
 from llama_index_instruct.incontext.encoder import LastTokenEncoder
-from llama_index_instruct.models import MINILM, resolve_model
 
 PREFIXES = (64, 128, 256)
 QUERY_TOKENS = (6, 18)
@@ -27,7 +23,8 @@ def bench_prefix_reuse(*, queries: int = 64, rounds: int = 5) -> dict[str, dict[
     width 384 with random weights, queries of 6 to 17 tokens behind the beginning. The beginning's own pass, paid once per task,
     is not in the figures.
     """
-    encoder = random_decoder()
+    body, tokenizer = random_llama(LlamaModel)
+    encoder = LastTokenEncoder(body, tokenizer.pad_token_id)
     rng = np.random.default_rng(0)
     words = int(encoder.body.config.vocab_size)
     timed = {}
@@ -39,28 +36,11 @@ def bench_prefix_reuse(*, queries: int = 64, rounds: int = 5) -> dict[str, dict[
     return timed
 
 
-def random_decoder() -> LastTokenEncoder:
-    """Return a small decoder with random weights: slow and fast alike, whatever it says."""
-    tokenizer = load_tokenizer(resolve_model(MINILM))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=384,
-        intermediate_size=1536,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    body: Any = LlamaModel(config)
-    return LastTokenEncoder(body.eval(), int(config.pad_token_id or 0))
-
-
 def _compared(encoder: LastTokenEncoder, rows: list[list[int]], shared: list[int], rounds: int) -> dict[str, float]:
     rates, ratios = [], []
     for number in range(rounds + 1):
-        short, reused = _timed(lambda: encoder.embed(rows, shared))
-        long, whole = _timed(lambda: encoder.embed(rows))
+        short, reused = cpu_seconds(lambda: encoder.embed(rows, shared))
+        long, whole = cpu_seconds(lambda: encoder.embed(rows))
         if number > 0:  # the first round warms up, and computes the beginning
             rates.append(len(rows) / short)
             ratios.append(long / short)
@@ -70,9 +50,3 @@ def _compared(encoder: LastTokenEncoder, rows: list[list[int]], shared: list[int
         "times_faster": statistics.median(ratios),
         "largest_difference": float(np.abs(units[0] - units[1]).max()),
     }
-
-
-def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.process_time()
-    result = call()
-    return time.process_time() - start, result

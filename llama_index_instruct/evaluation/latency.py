@@ -5,61 +5,13 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-import uuid
-import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llama_index.core import VectorStoreIndex
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    CompletionResponse,
-    LLMMetadata,
-    MessageRole,
-)
-from llama_index.core.embeddings import MockEmbedding
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.custom import CustomLLM
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
+from llama_index_instruct.evaluation.numbers import QUERY, DelayedJudge, even, numbered_documents
 from llama_index_instruct.refinement.retriever import RefinementRetriever
-
-TOP_K = 10
-
-
-class DelayedJudge(CustomLLM):
-    """Says yes to every passage with an even number, after a delay; nobody is really asked."""
-
-    delay: float
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        """Return what LlamaIndex wants to know of a model."""
-        return LLMMetadata(is_chat_model=True, model_name=f"judge of {1000 * self.delay:.0f} ms")
-
-    @llm_chat_callback()
-    def chat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
-        """Answer after the delay, holding a thread."""
-        time.sleep(self.delay)
-        return _verdict(messages)
-
-    @llm_chat_callback()
-    async def achat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
-        """Answer after the delay, holding nothing."""
-        await asyncio.sleep(self.delay)
-        return _verdict(messages)
-
-    @llm_completion_callback()
-    def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
-        """Refuse: a chat model is asked by chat."""
-        raise NotImplementedError("a chat model is asked by chat")
-
-    @llm_completion_callback()
-    def stream_complete(self, prompt: str, formatted: bool = False, **_: Any) -> Any:
-        """Refuse: judgements are not streamed."""
-        raise NotImplementedError("judgements are not streamed")
 
 
 def bench_latency(
@@ -87,35 +39,14 @@ def bench_latency(
 async def _bench(
     delay: float, documents: int, dimension: int, judged: int, rounds: int, repeats: int
 ) -> dict[str, Any]:
-    from llama_index.vector_stores.qdrant import QdrantVectorStore
-    from qdrant_client import AsyncQdrantClient, QdrantClient
-
     rng = np.random.default_rng(0)
-    nodes: list[BaseNode] = [
-        TextNode(text=f"number {i}", id_=str(uuid.UUID(int=i + 1)), embedding=rng.normal(size=dimension).tolist())
-        for i in range(documents)
-    ]
-    queries = [QueryBundle("even numbers", embedding=rng.normal(size=dimension).tolist()) for _ in range(repeats)]
-    client, aclient = QdrantClient(":memory:"), AsyncQdrantClient(":memory:")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Payload indexes have no effect")
-            # The two in-process clients share no data: the same nodes go into both.
-            store = QdrantVectorStore(collection_name="numbers", client=client)
-            astore = QdrantVectorStore(collection_name="numbers", aclient=aclient)
-            store.add(nodes)
-            await astore.async_add(nodes)
-        plain, aplain = (
-            VectorStoreIndex.from_vector_store(s, embed_model=MockEmbedding(embed_dim=dimension)).as_retriever(
-                similarity_top_k=TOP_K
-            )
-            for s in (store, astore)
-        )
+    async with numbered_documents(documents, dimension, rng) as (plain, aplain):
+        queries = [QueryBundle(QUERY, embedding=rng.normal(size=dimension).tolist()) for _ in range(repeats)]
         settings: dict[str, Any] = {"judged": judged, "rounds": rounds}
         slow, instant = DelayedJudge(delay=delay), DelayedJudge(delay=0.0)
         refined = RefinementRetriever(plain, llm=slow, **settings)
         arefined = RefinementRetriever(aplain, llm=slow, **settings)
-        free = RefinementRetriever(plain, judge=_even, **settings)
+        free = RefinementRetriever(plain, judge=even, **settings)
         times: dict[str, list[float]] = {"plain": [], "refined": [], "refined async": [], "refined, free judge": []}
         same = True
         await asyncio.to_thread(RefinementRetriever(plain, llm=instant, **settings).retrieve, queries[0])
@@ -129,9 +60,6 @@ async def _bench(
             times["refined async"].append(1000.0 * (time.perf_counter() - start))
             times["refined, free judge"].append(_timed(free.retrieve, query)[1])
             same = same and [h.node.node_id for h in hits] == [h.node.node_id for h in ahits]
-    finally:
-        client.close()
-        await aclient.close()
     return {
         "bench": "latency",
         "settings": {
@@ -150,15 +78,3 @@ def _timed(retrieve: Any, query: QueryBundle) -> tuple[list[NodeWithScore], floa
     start = time.perf_counter()
     hits = retrieve(query)
     return hits, 1000.0 * (time.perf_counter() - start)
-
-
-def _verdict(messages: Sequence[ChatMessage]) -> ChatResponse:
-    words = (messages[-1].content or "").split()
-    passage = words[words.index("number") + 1]
-    return ChatResponse(
-        message=ChatMessage(role=MessageRole.ASSISTANT, content="yes" if int(passage) % 2 == 0 else "no")
-    )
-
-
-def _even(_: str, passages: list[str]) -> list[float]:
-    return [float(int(passage.split()[-1]) % 2 == 0) for passage in passages]

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from llama_index.core import VectorStoreIndex
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
-from llama_index.core.embeddings import MockEmbedding
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from llama_index_instruct.evaluation.latency import TOP_K, DelayedJudge
+from llama_index_instruct.evaluation.numbers import QUERY, DelayedJudge, even, numbered_documents
 from llama_index_instruct.evaluation.process import process_state
 from llama_index_instruct.refinement.retriever import RefinementRetriever
 from llama_index_instruct.teacher.judge import RelevanceJudge
@@ -97,7 +95,7 @@ class FailingFunction:
         except ConnectionError:
             self.failed.add(query)
             raise
-        return [float(int(passage.split()[-1]) % 2 == 0) for passage in passages]
+        return even(query, passages)
 
 
 @dataclass
@@ -179,37 +177,15 @@ def run_load(
 
 
 async def _run(settings: dict[str, Any], points: int) -> dict[str, Any]:
-    from llama_index.vector_stores.qdrant import QdrantVectorStore
-    from qdrant_client import AsyncQdrantClient, QdrantClient
-
     rng = np.random.default_rng(0)
     size, count, at_once = settings["dimension"], settings["retrieves"], settings["at_once"]
-    nodes: list[BaseNode] = [
-        TextNode(text=f"number {i}", id_=str(uuid.UUID(int=i + 1)), embedding=rng.normal(size=size).tolist())
-        for i in range(settings["documents"])
-    ]
-    vectors = rng.normal(size=(QUERIES, size)).tolist()
     by_llm, by_function = Faults(settings["failure_rate"]), Faults(settings["failure_rate"])
     function = FailingFunction(by_function)
     findings = Findings()
-    client, aclient = QdrantClient(":memory:"), AsyncQdrantClient(":memory:")
-    pool = _started_pool(at_once)
     gates = [asyncio.Semaphore(at_once), asyncio.Semaphore(at_once)]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Payload indexes have no effect")
-            # The two in-process clients share no data: the same nodes go into both.
-            store = QdrantVectorStore(collection_name="numbers", client=client)
-            astore = QdrantVectorStore(collection_name="numbers", aclient=aclient)
-            store.add(nodes)
-            await astore.async_add(nodes)
-        plain, aplain = (
-            VectorStoreIndex.from_vector_store(s, embed_model=MockEmbedding(embed_dim=size)).as_retriever(
-                similarity_top_k=TOP_K
-            )
-            for s in (store, astore)
-        )
-        rankings = [plain.retrieve(QueryBundle("even numbers", embedding=vector)) for vector in vectors]
+    async with numbered_documents(settings["documents"], size, rng) as (plain, aplain), _started_pool(at_once) as pool:
+        vectors = rng.normal(size=(QUERIES, size)).tolist()
+        rankings = [plain.retrieve(QueryBundle(QUERY, embedding=vector)) for vector in vectors]
         # As ``Settings.llm`` has it. One of its own would remember every call made inside another's trace (LlamaIndex's doing):
         # 85 bytes each, for ever.
         llm = FailingJudge(delay=settings["delay"], strike=by_llm.strike, callback_manager=plain.callback_manager)
@@ -222,7 +198,7 @@ async def _run(settings: dict[str, Any], points: int) -> dict[str, Any]:
         ]
 
         async def retrieve(number: int) -> None:
-            query = QueryBundle(f"even numbers, retrieve {number}", embedding=vectors[number % QUERIES])
+            query = QueryBundle(f"{QUERY}, retrieve {number}", embedding=vectors[number % QUERIES])
             door = doors[number % len(doors)]
             async with gates[number % 2]:
                 try:
@@ -246,10 +222,6 @@ async def _run(settings: dict[str, Any], points: int) -> dict[str, Any]:
                 await _until_quiet(seen[-1]["threads"] if point else None)
                 seen.append({"retrieves": numbers.stop, **process_state()})
             seconds = time.perf_counter() - start
-    finally:
-        pool.shutdown()
-        client.close()
-        await aclient.close()
     return {
         "seconds": round(seconds, 1),
         "calls": {"llm": by_llm.calls, "function": by_function.calls},
@@ -266,12 +238,13 @@ async def _run(settings: dict[str, Any], points: int) -> dict[str, Any]:
     }
 
 
-def _started_pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool all of whose threads run: left to itself it starts them one by one, which looks like a leak."""
-    pool = ThreadPoolExecutor(threads)
-    everyone = threading.Barrier(threads)
-    list(pool.map(lambda _: everyone.wait(), range(threads)))
-    return pool
+@asynccontextmanager
+async def _started_pool(threads: int) -> AsyncIterator[ThreadPoolExecutor]:
+    """Yield a pool all of whose threads run: left to itself it starts them one by one, which looks like a leak."""
+    with ThreadPoolExecutor(threads) as pool:
+        everyone = threading.Barrier(threads)
+        list(pool.map(lambda _: everyone.wait(), range(threads)))
+        yield pool
 
 
 async def _until_quiet(threads: float | None) -> None:

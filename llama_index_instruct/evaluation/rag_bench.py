@@ -24,6 +24,7 @@ from llama_index_instruct.evaluation.metrics import ranking_measures
 from llama_index_instruct.evaluation.rag_peers import RAG_PEERS, LeftOut, PeerInput, Retrieve
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.evaluation.timing import ForeignLoad, times_of
+from llama_index_instruct.ranges import check_share
 
 Rows = npt.NDArray[np.intp]
 QUANTILES = (10, 25, 50, 75, 90)
@@ -67,8 +68,7 @@ class RagBench:
             raise ConfigurationError(
                 f"queries and judged: expected 1 or more and 2 to {DEPTH}, found {self.queries} and {self.judged}"
             )
-        if not 0.0 <= self.flip <= 1.0:
-            raise ConfigurationError(f"flip: expected 0 to 1, found {self.flip}")
+        check_share(self, "flip")
 
 
 def bench_rag(

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
+from typing import TypeVar
 
 from llama_index_instruct.evaluation.threads import one_thread
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
+Result = TypeVar("Result")
 
 
 def machine_line(today: date | None = None) -> str:
@@ -47,10 +49,9 @@ def times_of(variants: Mapping[str, Callable[[], object]], *, base: str, rounds:
     with one_thread():
         for number in range(rounds + 1):
             for name, variant in variants.items():
-                start = time.process_time()
-                variant()
+                seconds, _ = cpu_seconds(variant)
                 if number > 0:
-                    spent[name].append(1000.0 * (time.process_time() - start))
+                    spent[name].append(1000.0 * seconds)
     return {name: _compared(spent[name], spent[base]) for name in variants}
 
 
@@ -62,6 +63,13 @@ def _compared(spent: list[float], base: list[float]) -> dict[str, float]:
         "lowest": round(min(ratios), 2),
         "highest": round(max(ratios), 2),
     }
+
+
+def cpu_seconds(call: Callable[[], Result]) -> tuple[float, Result]:
+    """Return the CPU seconds a call took, and what it returned."""
+    start = time.process_time()
+    result = call()
+    return time.process_time() - start, result
 
 
 class ForeignLoad:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.ranges import check_share
 from llama_index_instruct.spans import Count
 from llama_index_instruct.teacher.prompts import CLASSIFY, CLASSIFY_AGAIN, NAME_CLUSTER, SUMMARISE, Prompt
 from llama_index_instruct.teacher.usage import Prices, Usage
@@ -45,8 +46,7 @@ class LabelSettings:
                 raise ConfigurationError(f"{name}: expected {least} or more, found {getattr(self, name)}")
         if self.merge_above is not None and not 0.0 < self.merge_above <= 1.0:
             raise ConfigurationError(f"merge_above: expected above 0 up to 1, or None, found {self.merge_above}")
-        if not 0.0 <= self.least_share <= 1.0:
-            raise ConfigurationError(f"least_share: expected 0 to 1, found {self.least_share}")
+        check_share(self, "least_share")
 
 
 @dataclass(frozen=True)

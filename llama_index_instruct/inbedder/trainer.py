@@ -36,7 +36,8 @@ from llama_index_instruct.inbedder.pooling import expected_answer
 from llama_index_instruct.inbedder.triples import QATriple, groups_of
 from llama_index_instruct.inbedder.weights import is_quantized
 from llama_index_instruct.inbedder.words import english_stopwords
-from llama_index_instruct.models import resolve_model
+from llama_index_instruct.models import loading, resolve_model
+from llama_index_instruct.training_runs import trainer_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -178,12 +179,8 @@ def load_for_training(
     from transformers import AutoConfig
 
     path = resolve_model(base)
-    try:
+    with loading(f"base model {base}"):
         config = AutoConfig.from_pretrained(path)
-    except OSError as error:
-        raise ConfigurationError(
-            f"base model {base}: cannot be loaded ({' '.join(str(error).split())[:200]})"
-        ) from error
     kind = kind or model_kind(config)
     if kind == "seq2seq":
         raise ConfigurationError("base model: expected a causal or masked language model, found an encoder-decoder")
@@ -205,20 +202,8 @@ def _collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], Step]:
 
 def _arguments(folder: Path, settings: InBedderTrainingSettings) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
+        **trainer_arguments(folder, settings),
         bf16=settings.bf16,
-        use_cpu=not torch.accelerator.is_available(),
-        seed=settings.seed,
-        save_steps=settings.save_steps,
-        save_total_limit=1,
-        logging_steps=20,
-        report_to=[],
         remove_unused_columns=False,
         label_names=["labels"],
     )

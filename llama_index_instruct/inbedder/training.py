@@ -13,6 +13,7 @@ from typing import Literal
 from llama_index_instruct.errors import ConfigurationError, MissingExtraError
 from llama_index_instruct.inbedder.model_card import write_model_card
 from llama_index_instruct.inbedder.triples import QATriple
+from llama_index_instruct.ranges import check_not_negative, check_positive
 from llama_index_instruct.training_runs import check_single_process, matching_checkpoint
 
 
@@ -57,18 +58,13 @@ class InBedderTrainingSettings:
     save_steps: int = 200
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}: expected more than 0, found {getattr(self, name)}")
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        check_positive(self, "epochs", "batch_size", "learning_rate", "scale", "largest_group", "max_length")
+        check_positive(self, "masks", "save_steps")
+        check_not_negative(
+            self, "answer_weight", "contrast_weight", "state_weight", "weight_decay", "warmup", "dropout"
+        )
         if not self.dropout < 1:
             raise ConfigurationError(f"dropout: expected less than 1, found {self.dropout}")
-
-
-_POSITIVE = ("epochs", "batch_size", "learning_rate", "scale", "largest_group", "max_length", "masks", "save_steps")
-_NOT_NEGATIVE = ("answer_weight", "contrast_weight", "state_weight", "weight_decay", "warmup", "dropout")
 
 
 def train_inbedder(

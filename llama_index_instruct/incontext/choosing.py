@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.incontext.margins import MarginRule
 from llama_index_instruct.incontext.mined import MiningReport, RemovedCandidate
-from llama_index_instruct.incontext.teachers import probabilities, scale_is_known
+from llama_index_instruct.incontext.teachers import scale_is_known
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -121,7 +122,8 @@ def rule_reasons(
                 raise ConfigurationError(
                     "relative_margin: expected scores in [-1, 1], found others; with logits give MiningSettings(logits=True)"
                 )
-    ruled = probabilities if settings.logits else np.asarray
+    # A relative margin has no meaning where zero is arbitrary.
+    ruled = sigmoid if settings.logits else np.asarray
     to_positive = None
     if vectors is not None:
         similar = vectors[list(scored.candidates)] @ vectors[list(scored.positives)].T

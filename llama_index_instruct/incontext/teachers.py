@@ -83,11 +83,6 @@ def _checked(score: Callable[[str, list[str]], Any]) -> Score:
     return scores
 
 
-def probabilities(logits: FloatArray) -> FloatArray:
-    """Return logits as numbers in [0, 1]: a relative margin has no meaning where zero is arbitrary."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
-
-
 def scale_is_known(scores: Sequence[float] | FloatArray) -> bool:
     """Tell whether scores look like cosines or probabilities, and not like logits."""
     known = np.asarray(scores)[~np.isnan(scores)]

@@ -19,13 +19,13 @@ from transformers import set_seed
 
 from llama_index_instruct.embedders.devices import default_device, multiplies_bfloat16
 from llama_index_instruct.embedders.positions import padding, positions, surroundings
-from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.incontext.groups import BOUNDED_TEMPERATURE, GroupCollator, TrainingSet
 from llama_index_instruct.incontext.mined import as_dataset
 from llama_index_instruct.incontext.objective import contrast, distillation, group_contrast
 from llama_index_instruct.incontext.prompts import InContextTokenizer
 from llama_index_instruct.incontext.template import InContextTemplate, find_template
-from llama_index_instruct.models import resolve_model
+from llama_index_instruct.models import loading, resolve_model
+from llama_index_instruct.training_runs import trainer_arguments
 
 if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
@@ -129,14 +129,10 @@ def load_for_training(base: str, template: InContextTemplate) -> SentenceTransfo
         ConfigurationError: If it cannot be loaded.
     """
     path = resolve_model(base)
-    try:
+    with loading(f"base model {base}"):
         if (Path(path) / "modules.json").is_file() or base.startswith("sentence-transformers/"):
             return SentenceTransformer(path)
         body = Transformer(path, model_kwargs={"dtype": torch.float32})
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"base model {base}: cannot be loaded ({' '.join(str(error).split())[:200]})"
-        ) from error
     tokenizer = padding(body.tokenizer)
     if template.adds_eos:
         append_end_token(tokenizer)
@@ -211,19 +207,7 @@ def _arguments(
     elif evaluates:
         evaluation = {"eval_strategy": "epoch"}
     return SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
+        **trainer_arguments(folder, settings),
         bf16=bf16,
-        use_cpu=not torch.accelerator.is_available(),
-        seed=settings.seed,
-        save_steps=settings.save_steps,
-        save_total_limit=1,
-        logging_steps=20,
-        report_to=[],
         **evaluation,
     )

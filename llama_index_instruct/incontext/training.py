@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from llama_index_instruct.errors import ConfigurationError, MissingExtraError
 from llama_index_instruct.incontext.groups import TrainingSet
 from llama_index_instruct.incontext.model_card import write_model_card
+from llama_index_instruct.ranges import check_not_negative, check_positive
 from llama_index_instruct.training_runs import check_single_process, matching_checkpoint
 
 if TYPE_CHECKING:
@@ -73,24 +74,13 @@ class InContextTrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name}: expected more than 0, found {value}")
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        check_positive(self, "epochs", "batch_size", "learning_rate", "temperature", "teacher_temperature")
+        check_positive(self, "query_tokens", "passage_tokens", "example_tokens", "lora_alpha", "save_steps")
+        check_not_negative(self, "warmup", "weight_decay", "soft_weight", "most_examples", "lora_rank", "lora_dropout")
         if not self.lora_dropout < 1:
             raise ConfigurationError(f"lora_dropout: expected less than 1, found {self.lora_dropout}")
         if self.eval_steps is not None and self.eval_steps < 1:
             raise ConfigurationError(f"eval_steps: expected 1 or more, or None, found {self.eval_steps}")
-
-
-_POSITIVE = (
-    *("epochs", "batch_size", "learning_rate", "temperature", "teacher_temperature"),
-    *("query_tokens", "passage_tokens", "example_tokens", "lora_alpha", "save_steps"),
-)
-_NOT_NEGATIVE = ("warmup", "weight_decay", "soft_weight", "most_examples", "lora_rank", "lora_dropout")
 
 
 def train_incontext(

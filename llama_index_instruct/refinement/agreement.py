@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.refinement.logistic import LogisticFit, LogisticPrior
-from llama_index_instruct.refinement.objectives import sigmoid
 
 FloatArray = npt.NDArray[np.float64]
 

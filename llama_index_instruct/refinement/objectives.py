@@ -8,31 +8,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.arithmetic import sigmoid, softmax
+
 FloatArray = npt.NDArray[np.float64]
 
 # The paper's code adds this inside both logarithms.
 LOG_FLOOR = 1e-8
-
-
-def softmax(logits: FloatArray) -> FloatArray:
-    """Return exp(logits) over its sum along the last axis, shape as given.
-
-    Example:
-        >>> softmax(np.array([0.0, 0.0]))
-        array([0.5, 0.5])
-    """
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
-def sigmoid(logits: FloatArray) -> FloatArray:
-    """Return 1 / (1 + exp(-logits)) without overflow, shape as given.
-
-    Example:
-        >>> sigmoid(np.array([0.0, -1e9]))
-        array([0.5, 0. ])
-    """
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
 
 
 def kl_loss(query: FloatArray, passages: FloatArray, teacher: FloatArray) -> tuple[float, FloatArray]:

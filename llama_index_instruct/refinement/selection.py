@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
-from llama_index_instruct.refinement.objectives import sigmoid
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.arithmetic import softmax
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
 from llama_index_instruct.refinement.agreement import agreement
 from llama_index_instruct.refinement.logistic import fit_logistic
-from llama_index_instruct.refinement.objectives import kl_loss, logistic_loss, softmax
+from llama_index_instruct.refinement.objectives import kl_loss, logistic_loss
 from llama_index_instruct.refinement.settings import (
     KLSettings,
     LogisticSettings,

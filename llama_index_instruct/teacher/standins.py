@@ -15,6 +15,7 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
+from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError, JudgementTimeout
 from llama_index_instruct.spans import span
 from llama_index_instruct.teacher.calls import TOO_LATE, Slots, run_calls, run_in_daemon_thread
@@ -202,7 +203,7 @@ def to_relevance(scores: npt.ArrayLike, rating: float | None = None) -> FloatArr
     known = values[~np.isnan(values)]
     if known.size == 0 or (known.min() >= 0.0 and known.max() <= 1.0):
         return values
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)))
+    return sigmoid(values)
 
 
 def _copies(nodes: Sequence[BaseNode]) -> list[NodeWithScore]:

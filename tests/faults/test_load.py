@@ -6,7 +6,8 @@ import pytest
 from fakes import ScriptedLLM
 
 from llama_index_instruct import RefinementRetriever
-from llama_index_instruct.evaluation.load_run import TOP_K, Faults, Findings, run_load
+from llama_index_instruct.evaluation.load_run import Faults, Findings, run_load
+from llama_index_instruct.evaluation.numbers import TOP_K
 
 RETRIEVES = 160
 

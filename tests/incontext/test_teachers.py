@@ -10,7 +10,7 @@ from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertForSequenceClassification
 
 from llama_index_instruct import ConfigurationError, RelevanceJudge, TeacherError
-from llama_index_instruct.incontext.teachers import as_scorer, probabilities, scale_is_known, teacher_name
+from llama_index_instruct.incontext.teachers import as_scorer, scale_is_known, teacher_name
 
 QUERY = "happy with the printer"
 PASSAGES = ["glad about paper", "furious laptop", "plain quiet signal cable"]
@@ -156,11 +156,6 @@ def test_cross_encoders_are_told_apart(tmp_path):
 
 
 # scales
-
-
-def test_logits_become_probabilities():
-    logits = np.array([-1e9, -np.log(3), 0.0, np.log(3), 1e9, np.nan])
-    np.testing.assert_allclose(probabilities(logits), [0.0, 0.25, 0.5, 0.75, 1.0, np.nan])
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import pytest
 from test_solvers import problem
 
 from llama_index_instruct import refine_query
+from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.refinement.agreement import agreement, left_out_logits
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
-from llama_index_instruct.refinement.objectives import sigmoid
 
 PRIOR = LogisticPrior(scale=3.0, precision=0.5, intercept_precision=0.2)
 

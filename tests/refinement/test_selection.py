@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_instruct import ConfigurationError, SelectionSettings
+from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.refinement.logistic import fit_logistic
-from llama_index_instruct.refinement.objectives import sigmoid
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import select_candidates, split_budget
 
