@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from fakes import ScriptedLLM
 
@@ -14,6 +16,7 @@ RETRIEVES = 160
 
 @pytest.fixture(scope="module")
 def record():
+    gc.collect()  # what earlier tests left open is not this run's
     return run_load(retrieves=RETRIEVES, failure_rate=0.02, documents=200, dimension=32, at_once=4, points=4)
 
 

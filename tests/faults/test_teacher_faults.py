@@ -7,6 +7,7 @@ import math
 import threading
 
 import numpy as np
+import openai
 import pytest
 from doors import WAYS, ask, plain, refining
 from fakes import BlockingLLM, ScriptedLLM
@@ -44,7 +45,11 @@ async def test_f01_teacher_without_async_hangs(shop, unrefined):
     released.set()
 
 
-@pytest.mark.parametrize(("mode", "requests"), [("429", 2), ("429 bare", 2), ("429 later", 1)])
+# Told to come back in five minutes, openai gives up at once; before 2.52 it asked again after a second.
+LATER = 1 if tuple(map(int, openai.__version__.split(".")[:2])) >= (2, 52) else 2
+
+
+@pytest.mark.parametrize(("mode", "requests"), [("429", 2), ("429 bare", 2), ("429 later", LATER)])
 async def test_f02_rate_limited_for_ever(shop, server, new_teacher, unrefined, mode, requests):
     server.judging = always(mode)
     door = refining(shop, llm=new_teacher(max_retries=1))
