@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 from collections.abc import Iterator
 
@@ -14,10 +16,49 @@ os.environ.setdefault("COLUMNS", "160")  # tables and messages as on a wide term
 
 from fakes import FakeOpenAI, FakeQdrant, serving
 from llama_index.core import VectorStoreIndex
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from llama_index.llms.openai_like import OpenAILike
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from messages import index_over
 from qdrant_client import AsyncQdrantClient, QdrantClient
+
+# Files of few tests that take long; handed out last, they would leave the other processes idle.
+LONG_FILES = ("test_docs.py", "test_demo.py", "test_load.py", "test_full_report.py", "test_recipe_bench.py")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the modules: with PyTorch and its kind imported every full pass takes a third of a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_event_loop() -> Iterator[None]:
+    """Closed at the end. Left to itself pytest-asyncio makes one, and the next ``asyncio.run`` drops it unclosed."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def texts_encoded_once() -> Iterator[None]:
+    """The real encoder, asked for each text once: the examples and the demo all index the same tickets."""
+    known: dict[tuple[str, str], list[float]] = {}
+    encode = HuggingFaceEmbedding._get_text_embeddings
+
+    def remembered(model: HuggingFaceEmbedding, texts: list[str]) -> list[list[float]]:
+        new = [text for text in dict.fromkeys(texts) if (model.model_name, text) not in known]
+        known.update(zip([(model.model_name, text) for text in new], encode(model, new) if new else [], strict=True))
+        return [known[model.model_name, text] for text in texts]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HuggingFaceEmbedding, "_get_text_embeddings", remembered)
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from llama_index_instruct.cli import app
 
+pytestmark = pytest.mark.usefixtures("texts_encoded_once")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

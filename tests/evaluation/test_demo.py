@@ -13,7 +13,7 @@ DATA = Path(__file__).parents[2] / "examples" / "data"
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, texts_encoded_once):
     """The whole of `make demo` on the real models and the shipped corpus: what it printed, and what it found."""
     console = Console(file=io.StringIO(), width=200)
     summary = run_demo(console, picture=tmp_path_factory.mktemp("demo") / "maps.png")

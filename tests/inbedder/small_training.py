@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from inbedder.tiny import trained_once
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -103,6 +104,7 @@ def _byte_level(special: list[str]) -> Tokenizer:
     return raw
 
 
+@trained_once
 def gpt2_tokenizer() -> PreTrainedTokenizerFast:
     """No padding token and nothing in front, as GPT-2's."""
     raw = _byte_level(["<|endoftext|>"])
@@ -111,6 +113,7 @@ def gpt2_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+@trained_once
 def llama_tokenizer() -> PreTrainedTokenizerFast:
     """A token in front of every text and, as in the files of Llama 2, a space put there by the normalizer."""
     raw = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
@@ -129,6 +132,7 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+@trained_once
 def roberta_tokenizer() -> PreTrainedTokenizerFast:
     raw = _byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     raw.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])

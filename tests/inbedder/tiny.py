@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -104,6 +108,16 @@ def unigrams(special: list[str], corpus: list[str]) -> list[tuple[str, float]]:
     return [(piece, score) for pieces, score in scores for piece in pieces]
 
 
+Made = TypeVar("Made")
+
+
+def trained_once(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Copies of one tokenizer: trained anew on the same texts it may get other words, as ties are broken by chance."""
+    cached = functools.cache(make)
+    return functools.wraps(make)(lambda *arguments: copy.deepcopy(cached(*arguments)))
+
+
+@trained_once
 def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
     special, corpus = SPECIAL[name], [PATTERN, FEELING, TOPIC, *TEXTS]
     if name == "bert":

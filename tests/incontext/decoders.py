@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from inbedder.tiny import AROUND, CAUSAL, FEELING, LAYERS, POSITIONS, SIZE, TEXTS, TOPIC, make_model, make_tokenizer
+from inbedder.tiny import (
+    AROUND,
+    CAUSAL,
+    FEELING,
+    LAYERS,
+    POSITIONS,
+    SIZE,
+    TEXTS,
+    TOPIC,
+    make_model,
+    make_tokenizer,
+    trained_once,
+)
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import GemmaConfig, GemmaModel, MistralConfig, MistralModel, PreTrainedTokenizerFast
 
@@ -24,6 +36,7 @@ PASSAGES = [text for text in TEXTS if text]
 __all__ = ["DECODERS", "EXAMPLES", "FEELING", "PASSAGES", "QUERIES", "SIZE", "TOPIC", "save", "tokenizer_for"]
 
 
+@trained_once
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
     """As Gemma has it: no pre-tokenizer, spaces are pieces like any other, unknown characters are bytes."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
