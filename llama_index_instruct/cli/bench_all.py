@@ -12,7 +12,9 @@ from llama_index_instruct.cli.options import EMBED_HELP, console, errors_as_mess
 
 
 def bench_all_command(
-    data: Annotated[Path, typer.Option(help="Folder with retrieval/*/, facets/*/ and triplets/*/*.jsonl.gz.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with retrieval/*/, facets/*/, triplets/*/*.jsonl.gz, planted/*.jsonl.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for report.md, report.json and the pictures.")],
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encoded texts between runs.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A little of everything, to see that it works.")] = False,

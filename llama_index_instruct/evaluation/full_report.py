@@ -18,10 +18,17 @@ from llama_index_instruct.evaluation.datasets import RetrievalSet, load_beir
 from llama_index_instruct.evaluation.drawing import draw_documents, draw_queries, draw_texts
 from llama_index_instruct.evaluation.facets import FacetedCorpus, load_facets
 from llama_index_instruct.evaluation.markdown import as_markdown
-from llama_index_instruct.evaluation.sections import FULL, QUICK, SECTIONS, Materials, Section, Sizes
+from llama_index_instruct.evaluation.mining_bench import load_planted, shipped_planted
+from llama_index_instruct.evaluation.section_runs import FULL, QUICK, Materials, Sizes
+from llama_index_instruct.evaluation.sections import SECTIONS, Section
 from llama_index_instruct.evaluation.timing import ForeignLoad, machine_line
 
-LAYOUT = {"retrieval": "retrieval/*/", "facets": "facets/*/", "triplets": "triplets/*/*.jsonl.gz"}
+LAYOUT = {
+    "retrieval": "retrieval/*/",
+    "facets": "facets/*/",
+    "triplets": "triplets/*/*.jsonl.gz",
+    "planted": "planted/*.jsonl",
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,8 @@ def write_full_report(
     What is written grows section by section, so that a killed run leaves what it had.
 
     Args:
-        data: Folder with ``retrieval/*/``, ``facets/*/`` and ``triplets/*/*.jsonl.gz``; whatever is absent is left out, and
-            the report says so.
+        data: Folder with ``retrieval/*/``, ``facets/*/``, ``triplets/*/*.jsonl.gz`` and ``planted/*.jsonl``; whatever is
+            absent is left out, and the report says so. In a checkout the shipped planted questions stand in for absent ones.
         output: Folder, made if need be.
         embed_model: Embeds queries and documents.
         settings: What is run.
@@ -156,6 +163,7 @@ def _materials(
         retrieval=[_drawn_set(load_beir(folder), sizes, settings.seed) for folder in found["retrieval"]],
         facets=[_drawn_corpus(load_facets(folder), sizes, settings.seed) for folder in found["facets"]],
         triplets=found["triplets"],
+        planted=[row for path in found["planted"] or shipped_planted() for row in load_planted(path)],
         embed_model=embed_model,
         sizes=sizes,
         seed=settings.seed,
@@ -185,4 +193,5 @@ def _described(given: Materials) -> dict[str, str]:
         ),
         "facets": listed(given.facets, lambda c: f"{c.name}, {len(c.texts)} texts, {len(c.facets)} facets"),
         "triplets": listed(given.triplets, lambda path: path.parent.name),
+        "planted": f"{len(given.planted)} questions",
     }

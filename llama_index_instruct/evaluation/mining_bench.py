@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation.datasets import read_jsonl
@@ -39,6 +40,12 @@ def load_planted(path: Path | str) -> list[Planted]:
         Planted(row["query"], row["positive"], tuple(row["paraphrases"]), tuple(row["hard_negatives"]))
         for row in read_jsonl(Path(path), names)
     ]
+
+
+def shipped_planted() -> list[Path]:
+    """Return the file of the questions in ``examples/data``, in a list that is empty outside a checkout."""
+    file = Path(__file__).parents[2] / "examples" / "data" / "planted.jsonl"
+    return [file] if file.is_file() else []
 
 
 def gold_teacher(planted: Sequence[Planted], name: str) -> Callable[[str, list[str]], list[float]]:
@@ -75,7 +82,7 @@ def bench_mining(
     planted: Sequence[Planted],
     rules: Mapping[str, MarginRule],
     *,
-    embed_model: str = "minilm",
+    embed_model: str | BaseEmbedding = "minilm",
     teacher: Any = "similarity",
     logits: bool = False,
     progress: bool = True,
@@ -99,7 +106,7 @@ def bench_mining(
     miner = HardNegativeMiner(
         [(row.query, row.positive) for row in planted],
         passages,
-        embed_model=load_embed_model(embed_model),
+        embed_model=load_embed_model(embed_model) if isinstance(embed_model, str) else embed_model,
         teacher=teacher,
         settings=MiningSettings(logits=logits),
         progress=progress,

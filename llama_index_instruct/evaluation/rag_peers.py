@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -168,12 +169,16 @@ def instruction_prefix(given: PeerInput) -> Retrieve | LeftOut:
     return lambda q: given.indexed.retriever(q, embed_model=model).retrieve(given.text(q))
 
 
-def refinement(given: PeerInput) -> Retrieve:
+def refinement(given: PeerInput, *, pin_judged: bool = False) -> Retrieve:
     """``RefinementRetriever``, as it comes; only its deadline is lifted, so that a busy machine changes no ranking."""
 
     def retrieve(q: int) -> list[NodeWithScore]:
         retriever = RefinementRetriever(
-            given.indexed.retriever(q), llm=given.llm, judged=given.judged, judge_deadline=None
+            given.indexed.retriever(q),
+            llm=given.llm,
+            judged=given.judged,
+            judge_deadline=None,
+            pin_judged=pin_judged,
         )
         return retriever.retrieve(given.text(q))
 
@@ -191,6 +196,7 @@ RAG_PEERS: dict[str, Callable[[PeerInput], Retrieve | LeftOut]] = {
     "Qdrant feedback query": qdrant_feedback,
     "released refinement loop": released_loop,
     "RefinementRetriever": refinement,
+    "RefinementRetriever, pin_judged": partial(refinement, pin_judged=True),
 }
 
 

@@ -19,8 +19,9 @@ an upper bound (the answer was looked up), and wrong judgements do not touch it.
 (its package pulls in clients of four vendors), on half of the queries with up to 20 relevant documents each, and
 scored on the other half, both ways round: it is given labels that no other peer has. **The prefix**
 (`query_instruction`) is on the query side; the model was not trained for it. **Qdrant's feedback query** has the
-weights of its documentation; tuned ones are in the section on refinement. What rerankers drop is put back behind what
-they keep.
+weights of its documentation; tuned ones are in the section on refinement. **`pin_judged`** puts what was judged
+relevant first, as a reranker does: for corpora whose documents nobody writes to mislead the judge. What rerankers
+drop is put back behind what they keep.
 
 **Times.** Ratios to plain retrieval, encoding of the query included, CPU time of one thread, variants interleaved,
 medians over rounds; the LLM answers at once there. "ms, LLM waited for" adds the waiting for an LLM that takes 200 ms
@@ -60,3 +61,9 @@ InBedder without any label. Twenty queries a facet: differences of a few points 
 INCONTEXT = """\
 A decoder of six layers with random weights: the time does not depend on what it says. What training by the recipe
 gains is measured by `bench recipe` and `bench steering`, which train models and are not part of this report."""
+
+MINING = """\
+Each question comes with two other wordings of its answer, to be removed, and three passages that share more of its
+words and do not answer, to be kept. `topk` removes nothing; `adaptive`, the default for searches, what scores above
+95 % of the positive; `verdict`, the default for teachers that judge, above 70 %. `gold:0.05` is a script that knows
+the answers and is wrong in 5 % of cases, not a model."""

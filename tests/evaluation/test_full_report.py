@@ -19,7 +19,7 @@ from llama_index_instruct.evaluation.full_report import ReportSettings, write_fu
 from llama_index_instruct.evaluation.sections import SECTIONS
 from llama_index_instruct.evaluation.timing import ForeignLoad, machine_line, times_of
 
-ONLY = ("rag", "refinement", "gstransform")
+ONLY = ("rag", "refinement", "gstransform", "mining")
 COMMAND = "llama-index-instruct bench all --data tickets --quick"
 
 
@@ -69,6 +69,22 @@ def test_what_is_absent_is_left_out_and_said(tmp_path):
     written = (tmp_path / "report.md").read_text()
     assert "Left out: Refinement, whole rankings, a perfect judge (no retrieval/*/ in the data)." in written
     assert "- retrieval: none found" in written
+
+
+def test_planted_questions_come_from_the_data_or_else_from_the_checkout(report, tmp_path):
+    _, found = report
+    shipped = found["sections"]["mining"]["record"]["teachers"]
+    assert list(shipped) == ["gold:0.05", "similarity", "hybrid"]
+    assert all(one["questions"] == 90 and one["rules"]["topk"]["removed"] == 0.0 for one in shipped.values())
+    judged = shipped["gold:0.05"]["rules"]["verdict"]
+    assert judged["removed"] > 85 and judged["kept"] > 85
+    data = write_tickets(tmp_path / "data", parts=("facets",))
+    (data / "planted").mkdir()
+    first = (SHIPPED / "planted.jsonl").read_text().splitlines()[:2]
+    (data / "planted" / "own.jsonl").write_text("\n".join(first))
+    own = write_full_report(data, tmp_path, WordEmbedding(), ReportSettings(only=("mining",)), progress=False)
+    assert own["data"]["planted"] == "2 questions"
+    assert own["sections"]["mining"]["record"]["teachers"]["hybrid"]["questions"] == 2
 
 
 def test_no_data_at_all_is_an_error(tmp_path):

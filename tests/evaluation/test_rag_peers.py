@@ -20,6 +20,7 @@ from llama_index_instruct.evaluation.peers import QDRANT_DOCUMENTED, Task, feedb
 from llama_index_instruct.evaluation.rag_bench import RagBench, bench_rag, gold_llm
 from llama_index_instruct.evaluation.rag_peers import RAG_PEERS, PeerInput
 from llama_index_instruct.models import load_embed_model, offline_minilm_path
+from llama_index_instruct.refinement.retriever import RefinementRetriever
 from llama_index_instruct.teacher.judge import RelevanceJudge
 
 QUERIES, JUDGED = 6, 12
@@ -30,6 +31,7 @@ ASKING = {
     "Qdrant feedback query": JUDGED,
     "released refinement loop": JUDGED,
     "RefinementRetriever": JUDGED,
+    "RefinementRetriever, pin_judged": JUDGED,
 }
 
 
@@ -55,6 +57,19 @@ def task(given, q):
     pool = np.arange(len(data.documents)) if data.pools is None else data.pools[q]
     relevance = np.isin(pool, data.relevant[q]).astype(float)
     return pool, Task(given.vector(q), given.indexed.vectors[pool], lambda rows: relevance[rows], JUDGED, 2)
+
+
+def test_one_peer_pins_what_the_judge_approved_of_and_one_does_not(given, monkeypatch):
+    made = []
+
+    def recorded(*arguments, **settings):
+        made.append(settings["pin_judged"])
+        return RefinementRetriever(*arguments, **settings)
+
+    monkeypatch.setattr(rag_peers, "RefinementRetriever", recorded)
+    for name in ("RefinementRetriever", "RefinementRetriever, pin_judged"):
+        assert ranking(given, name, 0)
+    assert made == [False, True]
 
 
 @pytest.mark.parametrize("name", ASKING)
