@@ -1,9 +1,10 @@
 """Every stage in OpenTelemetry: what was judged, solved, searched again and transformed, with counts and milliseconds.
 
-Run: .venv/bin/python examples/trace_on_console.py [--llm MODEL [URL]]; needs the extra otel.
+Run: .venv/bin/python examples/trace_on_console.py [--llm MODEL --llm-base URL]; the key is read from OPENAI_API_KEY. Needs the
+extra otel.
 """
 
-import sys
+import argparse
 from collections import defaultdict
 from pathlib import Path
 
@@ -28,7 +29,11 @@ except ImportError as error:
 tickets, queries = load_tickets(Path(__file__).parent / "data")
 query = next(query for query in queries if "cannot sign in" in query.text)
 index = ticket_index(tickets[:120])
-llm = openai_like(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None) if "--llm" in sys.argv[1:2] else None
+parser = argparse.ArgumentParser()
+parser.add_argument("--llm")
+parser.add_argument("--llm-base")
+options = parser.parse_args()
+llm = openai_like(options.llm, options.llm_base)
 
 # All that an app needs. Any exporter fits, such as ConsoleSpanExporter or OTLP to a collector; this one keeps the spans for the
 # tree below. Ours hold counts only. LlamaIndex's own events hold texts: send them where your documents may go.

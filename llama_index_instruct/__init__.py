@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from llama_index_instruct.gstransform.transform import GSTransform
     from llama_index_instruct.inbedder.answering import AnswerEmbedding
     from llama_index_instruct.inbedder.embedding import InBedderEmbedding
-    from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
+    from llama_index_instruct.inbedder.training import train_inbedder
+    from llama_index_instruct.inbedder.training_settings import InBedderTrainingSettings
     from llama_index_instruct.inbedder.triples import QATriple
     from llama_index_instruct.incontext.choosing import MiningSettings
     from llama_index_instruct.incontext.embedding import InContextEmbedding
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from llama_index_instruct.incontext.margins import MarginRule
     from llama_index_instruct.incontext.mined import MinedNegatives, MinedRow, MiningReport
     from llama_index_instruct.incontext.mining import HardNegativeMiner, mine_hard_negatives
-    from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
+    from llama_index_instruct.incontext.training import train_incontext
+    from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
     from llama_index_instruct.refinement.retriever import RefinementRetriever
     from llama_index_instruct.refinement.selection import SelectionSettings
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
@@ -78,9 +80,9 @@ _HOMES = {
     "GSTransformRetriever": "gstransform.retriever",
     "HardNegativeMiner": "incontext.mining",
     "InBedderEmbedding": "inbedder.embedding",
-    "InBedderTrainingSettings": "inbedder.training",
+    "InBedderTrainingSettings": "inbedder.training_settings",
     "InContextEmbedding": "incontext.embedding",
-    "InContextTrainingSettings": "incontext.training",
+    "InContextTrainingSettings": "incontext.training_settings",
     "IncompatibleStoreError": "errors",
     "InstructError": "errors",
     "InstructWarning": "errors",

@@ -21,10 +21,11 @@ from llama_index_instruct.cli import app
 pytestmark = pytest.mark.usefixtures("texts_encoded_once")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / ".docs" / "pages").glob("*.md"))}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 class WarrantyJudge:
@@ -104,8 +105,9 @@ def test_the_query_engine_asks_the_llm_it_is_given(fake_openai, monkeypatch, cap
     assert sum("Answer yes or no" in prompt for prompt in prompts) == 40 and len(prompts) == 43
 
 
-def test_every_command_and_option_of_the_readme_exists():
-    commands = [line for block in blocks("bash") for line in block.splitlines() if "llama-index-instruct bench" in line]
+@pytest.mark.parametrize("text", [README, PAGES["measurements"]], ids=["README", "measurements"])
+def test_every_command_and_option_exists(text):
+    commands = re.findall(r"llama-index-instruct bench [a-z]+ --[^\n`]+", text)
     assert commands
     for command in commands:
         name = re.search(r"bench (\w+)", command).group(1)
@@ -124,8 +126,14 @@ def test_make_targets_of_the_readme_exist():
 def test_every_public_name_has_one_place_in_the_reference():
     import llama_index_instruct
 
-    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / ".docs" / "pages").glob("*.md"))
+    pages = "\n".join(PAGES.values())
     assert sorted(re.findall(r"^::: llama_index_instruct\.(\w+)$", pages, re.MULTILINE)) == llama_index_instruct.__all__
+
+
+def test_pages_and_files_that_are_named_exist():
+    for text in (README, *PAGES.values()):
+        for name in re.findall(r"`((?:\.docs|examples|tests|llama_index_instruct)/[\w./-]+)`", text):
+            assert (ROOT / name).exists(), name
 
 
 def test_the_changelog_knows_the_version():

@@ -41,7 +41,8 @@ def train_inbedder_command(
     from llama_index_instruct.errors import ConfigurationError
     from llama_index_instruct.files import read_text
     from llama_index_instruct.inbedder.facet_texts import compose_triples, read_domains
-    from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
+    from llama_index_instruct.inbedder.training import train_inbedder
+    from llama_index_instruct.inbedder.training_settings import InBedderTrainingSettings
     from llama_index_instruct.inbedder.triples import drawn, read_triples
 
     with errors_as_messages():
@@ -105,7 +106,8 @@ def train_incontext_command(
     from llama_index_instruct.files import read_text
     from llama_index_instruct.incontext.groups import TrainingSet
     from llama_index_instruct.incontext.mined import read_mined
-    from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
+    from llama_index_instruct.incontext.training import train_incontext
+    from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
 
     with errors_as_messages():
         tasks, kinds = _each(task, len(rows), "task", ""), _each(kind, len(rows), "kind", "retrieval")

@@ -25,7 +25,8 @@ from llama_index_instruct.incontext.choosing import MiningSettings
 from llama_index_instruct.incontext.groups import TrainingSet
 from llama_index_instruct.incontext.mined import MinedRow
 from llama_index_instruct.incontext.mining import HardNegativeMiner
-from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
+from llama_index_instruct.incontext.training import train_incontext
+from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
 from llama_index_instruct.models import load_embed_model, resolve_model
 from llama_index_instruct.rows import unit_rows
 

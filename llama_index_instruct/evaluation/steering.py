@@ -24,7 +24,8 @@ from llama_index_instruct.incontext.embedding import InContextEmbedding
 from llama_index_instruct.incontext.groups import TrainingSet
 from llama_index_instruct.incontext.mined import MinedRow
 from llama_index_instruct.incontext.template import find_template
-from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
+from llama_index_instruct.incontext.training import train_incontext
+from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
 from llama_index_instruct.models import MINILM, resolve_model
 
 TASK = "Name what the examples name."

@@ -14,9 +14,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import CollectionError, ConfigurationError
+from llama_index_instruct.gstransform.preparing import prepare_target
 from llama_index_instruct.gstransform.progress import BEGUN, WHOLE, PartState, read_states, write_state
 from llama_index_instruct.gstransform.stores import dense_vector
-from llama_index_instruct.gstransform.target import Target, patiently, prepare_target
+from llama_index_instruct.gstransform.target import Target, patiently
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.gstransform.verification import switch_alias, verify_collection
 from llama_index_instruct.rows import unit_rows

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_index_instruct.gstransform.target import Target
+
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
-
-    from llama_index_instruct.gstransform.target import Target
 
 KEY = "llama_index_instruct.gstransform"
 # Parts that are none: the mark of a target just made, and a run over everything.

@@ -42,7 +42,7 @@ from llama_index_instruct.training_runs import trainer_arguments
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from llama_index_instruct.inbedder.training import InBedderTrainingSettings
+    from llama_index_instruct.inbedder.training_settings import InBedderTrainingSettings
 
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
     from transformers import PreTrainedTokenizerFast
 
-    from llama_index_instruct.incontext.training import InContextTrainingSettings
+    from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
 
 
 class GroupLoss(nn.Module):

@@ -19,7 +19,8 @@ from llama_index_instruct.inbedder.examples import IGNORED, ExampleMaker, collat
 from llama_index_instruct.inbedder.model_card import write_model_card
 from llama_index_instruct.inbedder.objective import answer_contrast, state_contrast
 from llama_index_instruct.inbedder.trainer import AnswerTrainer
-from llama_index_instruct.inbedder.training import InBedderTrainingSettings, train_inbedder
+from llama_index_instruct.inbedder.training import train_inbedder
+from llama_index_instruct.inbedder.training_settings import InBedderTrainingSettings
 from llama_index_instruct.inbedder.triples import QATriple
 from llama_index_instruct.inbedder.words import english_stopwords
 

@@ -17,7 +17,7 @@ from llama_index_instruct.incontext.mined import MinedRow
 from llama_index_instruct.incontext.prompts import InContextTokenizer
 from llama_index_instruct.incontext.template import LG_ANNA
 from llama_index_instruct.incontext.trainer import prepare
-from llama_index_instruct.incontext.training import InContextTrainingSettings
+from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
 
 KINDS = ("retrieval", "similarity", "classification", "clustering")
 ROWS = [

@@ -28,7 +28,8 @@ from llama_index_instruct.incontext.mined import MinedRow
 from llama_index_instruct.incontext.objective import contrast, distillation
 from llama_index_instruct.incontext.template import LG_ANNA, find_template
 from llama_index_instruct.incontext.trainer import GroupLoss, load_for_training, prepare
-from llama_index_instruct.incontext.training import InContextTrainingSettings, train_incontext
+from llama_index_instruct.incontext.training import train_incontext
+from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
 
 LONG = "The laptop was paid two weeks ago. " * 40
 ANSWERED = [
