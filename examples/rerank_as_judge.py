@@ -1,14 +1,18 @@
 """What can judge in an LLM's place: a LlamaIndex node postprocessor, or any function.
 
-Run: .venv/bin/python examples/rerank_as_judge.py
+Run: .venv/bin/python examples/rerank_as_judge.py [--llm MODEL --llm-base URL]; the key is read from OPENAI_API_KEY.
+With --llm LlamaIndex's LLMRerank judges too.
 """
 
+import argparse
 from pathlib import Path
 
+from llama_index.core.postprocessor import LLMRerank
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_instruct import RefinementRetriever
+from llama_index_instruct.cli.options import openai_like
 from llama_index_instruct.evaluation.datasets import load_tickets
 from llama_index_instruct.evaluation.demo import ticket_index
 
@@ -32,11 +36,18 @@ def shouting(query: str, passages: list[str]) -> list[float]:
     return [min(1.0, passage.count("!") / 2) for passage in passages]
 
 
+parser = argparse.ArgumentParser()
+parser.add_argument("--llm")
+parser.add_argument("--llm-base")
+options = parser.parse_args()
 tickets, _ = load_tickets(Path(__file__).parent / "data")
 index = ticket_index(tickets)
-for name, judge in (("a postprocessor", AngerRerank()), ("a function", shouting)):
+judges = {"a postprocessor": AngerRerank(), "a function": shouting}
+if llm := openai_like(options.llm, options.llm_base):
+    judges["LLMRerank"] = LLMRerank(llm=llm, top_n=20)
+for name, judge in judges.items():
     retriever = RefinementRetriever(index.as_retriever(similarity_top_k=20), judge=judge)
     trace = retriever.refine("complaint about a delivery")
     for title, hits in (("plain", trace.plain_nodes), ("refined", trace.nodes)):
         angry = sum(hit.node.metadata["feeling"] == "angry" for hit in hits)
-        print(f"{name:16} {title:8} {angry} of {len(hits)} written in anger")
+        print(f"{name:15} {title:8} {angry} of {len(hits)} written in anger")

@@ -18,7 +18,10 @@ from typer.testing import CliRunner
 
 from llama_index_instruct.cli import app
 
-pytestmark = pytest.mark.usefixtures("texts_encoded_once")
+pytestmark = [
+    pytest.mark.usefixtures("texts_encoded_once"),
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
+]
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / ".docs" / "pages").glob("*.md"))}
@@ -77,6 +80,7 @@ def test_the_snippets_run_as_pasted(memory_client, monkeypatch, capsys, tmp_path
         "refine_tickets",
         "gstransform_tickets",
         "inbedder_tickets",
+        "incontext_tickets",
         "mine_tickets",
         "rerank_as_judge",
         "rag_query_engine",
@@ -89,11 +93,38 @@ def test_examples_run_offline(name, monkeypatch, capsys):
         # What an example adds to LlamaIndex's tracing goes with it.
         monkeypatch.setattr(get_dispatcher(), handlers, [*getattr(get_dispatcher(), handlers)])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    assert re.search("refined|retriever|GSTransform|adaptive margin", capsys.readouterr().out)
+    assert re.search("refined|retriever|GSTransform|adaptive margin|reused", capsys.readouterr().out)
     assert name in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [("refine_tickets", 20), ("inbedder_tickets", 120), ("mine_tickets", 900), ("rerank_as_judge", 2)],
+)
+def test_examples_ask_the_llm_they_are_given(name, calls, fake_openai, monkeypatch, capsys):
+    monkeypatch.setattr("fakes.quoted_passage", str)
+    fake_openai.rule = lambda prompt: 0.9 if "notebook" in prompt else 0.1
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--llm", "m", "--llm-base", fake_openai.url])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert len(fake_openai.requests) >= calls and "No --llm given" not in capsys.readouterr().out
+
+
+def test_labels_are_made_by_the_llm_that_is_given(monkeypatch, capsys, tmp_path):
+    def by_length(kind, text):
+        if kind == "name_cluster":
+            return f"Category: {text.splitlines()[0]}"
+        word = {"summarise": "Summary", "classify": "Classification", "classify_again": "Classification"}[kind]
+        return f"{word}: {'parcel late' if len(text) % 2 else 'device broken'}"
+
+    labeller = LabellingLLM(rule=by_length)
+    monkeypatch.chdir(tmp_path)  # where the answers are kept
+    monkeypatch.setattr("llama_index_instruct.cli.options.openai_like", lambda model, base: labeller)
+    monkeypatch.setattr(sys, "argv", ["gstransform_tickets.py", "--llm", "m"])
+    runpy.run_path(str(ROOT / "examples" / "gstransform_tickets.py"), run_name="__main__")
+    assert "200 of 200 texts labelled (llm)" in capsys.readouterr().out and (tmp_path / "issue.answers").is_dir()
+
+
 def test_the_query_engine_asks_the_llm_it_is_given(fake_openai, monkeypatch, capsys):
     monkeypatch.setattr("llama_index_instruct.evaluation.demo.load_embed_model", lambda name: WordEmbedding())
     monkeypatch.setattr("fakes.quoted_passage", str)  # the prompt that asks for the answer quotes nothing
