@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
+
+# OpenBLAS's threads wait for work this long before they sleep, and their waiting counts as CPU time.
+IDLE_SPIN = 0.1
 
 
 @contextmanager
@@ -17,6 +21,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
+            time.sleep(IDLE_SPIN)
             yield
     finally:
         torch.set_num_threads(before)
