@@ -1,7 +1,7 @@
 # make demo   set up and show the main job      make test   set up and run the tests
 # make check  lint, types, format, tests        make bench  the measured tables (DATA=folder with BEIR-style sets)
 # make docs   the API reference in build/docs   make wheel-check   the wheel in an empty environment
-# make test-lowest   the tests on the lowest allowed versions (6 GB: PyTorch with CUDA is all the index has of that age)
+# make test-lowest   the tests on the lowest allowed versions, PyTorch aside (TORCH=torch==2.6.0 for its own: 6 GB with CUDA)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -11,6 +11,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 WHEEL  := build/wheel/venv/bin/python -m pip --quiet --disable-pip-version-check
 DATA   ?= data
+# One process per core, each with one thread: models here are tiny, and threads would mostly wait for each other. The order is
+# the tests' own: long files first.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
@@ -20,10 +23,8 @@ export TOKENIZERS_PARALLELISM = false
 demo: $(READY)
 	$(BIN)/llama-index-instruct demo
 
-# One process per core, each with one thread: models here are tiny, and threads would mostly wait for each other.
-# The order is the tests' own: long files first.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -54,9 +55,11 @@ test-lowest:
 	rm -rf build/lowest
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --link-mode copy \
 		--resolution lowest-direct --editable '.[dev]'
-	build/lowest/bin/python -m pytest -W default -W error::llama_index_instruct.errors.InstructWarning
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest $(PARALLEL) -W default \
+		-W error::llama_index_instruct.errors.InstructWarning
 
 bench: $(READY)
 	$(BIN)/llama-index-instruct bench refinement $(foreach set,$(wildcard $(DATA)/*/),--data $(set)) --output bench-refinement.json
