@@ -905,7 +905,7 @@ def test_payload_indexes_go_along(fake_qdrant, wire, transform, stopped):
     if stopped:
         fake_qdrant.fault = lambda command, path, body: path.endswith("/index") and body["field_name"] == stopped
         with pytest.raises(Exception, match="fault"):
-            transform_collection(wire, "docs", "mood", transform, **SMALL)
+            transform_collection(wire, "docs", "mood", transform, retries=0, **SMALL)
         fake_qdrant.fault = None
     transform_collection(wire, "docs", "mood", transform, **SMALL)
     schema = wire.get_collection("mood").payload_schema
