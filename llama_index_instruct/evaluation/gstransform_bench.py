@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from llama_index_instruct.evaluation.geometry import (
     triplet_accuracy,
 )
 from llama_index_instruct.evaluation.threads import one_thread
+from llama_index_instruct.evaluation.timing import cpu_seconds
 from llama_index_instruct.gstransform.fitting import Method
 from llama_index_instruct.gstransform.sources import ClusterLabels
 from llama_index_instruct.gstransform.transform import GSTransform
@@ -85,11 +85,10 @@ def _plain(split: Split) -> Fitted:
 
 def _gstransform(method: Method, *, with_others: bool = False) -> Callable[[Split], Fitted]:
     def fit(split: Split) -> Fitted:
-        start = time.process_time()
-        transform = GSTransform.from_labels(
-            split.sample, split.labels.tolist(), method=method, unlabelled=split.others if with_others else None
+        others = split.others if with_others else None
+        seconds, transform = cpu_seconds(
+            lambda: GSTransform.from_labels(split.sample, split.labels.tolist(), method=method, unlabelled=others)
         )
-        seconds = time.process_time() - start
         moved = transform.transform(split.others)
         return Fitted(moved, moved, seconds, transform)
 
@@ -98,9 +97,8 @@ def _gstransform(method: Method, *, with_others: bool = False) -> Callable[[Spli
 
 def _linear_adapter(split: Split) -> Fitted:
     partner = pair_by_label(split.labels, seed=0)
-    start = time.process_time()
-    matrix = train_linear_adapter(split.sample, split.sample[partner])
-    return Fitted(split.others, split.others @ matrix.T, time.process_time() - start)
+    seconds, matrix = cpu_seconds(lambda: train_linear_adapter(split.sample, split.sample[partner]))
+    return Fitted(split.others, split.others @ matrix.T, seconds)
 
 
 METHODS: dict[str, Callable[[Split], Fitted]] = {

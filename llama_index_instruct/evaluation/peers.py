@@ -5,7 +5,6 @@ Every peer gets the same query, vectors and judge; only what it does with the ju
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llama_index_instruct.evaluation.timing import cpu_seconds
 from llama_index_instruct.refinement.objectives import LOG_FLOOR
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.settings import Method
@@ -93,17 +93,20 @@ def kl_reference(task: Task) -> Ranked:
         return replace(plain(task), judgements=asked)
     query = torch.tensor(task.query, requires_grad=True)
     passages = torch.tensor(task.documents[top])
-    start = time.process_time()
-    teacher = torch.softmax(torch.tensor(relevance, dtype=torch.float32), dim=0)
-    optimizer = torch.optim.Adam([query], lr=1e-4)
-    for _ in range(100):
-        optimizer.zero_grad()
-        student = torch.softmax(torch.nn.functional.cosine_similarity(passages, query[None, :]), dim=0)
-        loss = torch.sum(teacher * torch.log((teacher + LOG_FLOOR) / (student + LOG_FLOOR)))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    vector = query.detach().numpy().astype(np.float64)
-    return _ranked(task, vector / np.linalg.norm(vector), asked, start)
+
+    def descend() -> FloatArray:
+        teacher = torch.softmax(torch.tensor(relevance, dtype=torch.float32), dim=0)
+        optimizer = torch.optim.Adam([query], lr=1e-4)
+        for _ in range(100):
+            optimizer.zero_grad()
+            student = torch.softmax(torch.nn.functional.cosine_similarity(passages, query[None, :]), dim=0)
+            loss = torch.sum(teacher * torch.log((teacher + LOG_FLOOR) / (student + LOG_FLOOR)))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return query.detach().numpy().astype(np.float64)
+
+    spent, vector = cpu_seconds(descend)
+    return _ranked(task, vector / np.linalg.norm(vector), asked, spent)
 
 
 def refinement(method: Method, **settings: Any) -> Callable[[Task], Ranked]:
@@ -111,19 +114,17 @@ def refinement(method: Method, **settings: Any) -> Callable[[Task], Ranked]:
 
     def rank(task: Task) -> Ranked:
         pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
-        start = time.process_time()
-        rounds = RefinementRounds(task.query, task.documents[pool], judged=task.judged, rounds=task.rounds)
-        spent = time.process_time() - start
+        spent, rounds = cpu_seconds(
+            lambda: RefinementRounds(task.query, task.documents[pool], judged=task.judged, rounds=task.rounds)
+        )
         while True:
-            start = time.process_time()
-            rows = rounds.next_rows()
-            spent += time.process_time() - start
+            choosing, rows = cpu_seconds(rounds.next_rows)
+            spent += choosing
             if len(rows) == 0:
                 break
             rounds.record(rows, task.teacher(pool[rows]))
-        start = time.process_time() - spent
-        refined = rounds.refine(method, **settings)
-        return _ranked(task, refined.vector, len(rounds.judged_rows), start)
+        solving, refined = cpu_seconds(lambda: rounds.refine(method, **settings))
+        return _ranked(task, refined.vector, len(rounds.judged_rows), spent + solving)
 
     return rank
 
@@ -138,8 +139,8 @@ def qdrant_feedback(weights: FeedbackWeights) -> Callable[[Task], Ranked]:
 
     def rank(task: Task) -> Ranked:
         top, relevance, asked = _judge_top(task)
-        start = time.process_time()
-        return _ranked(task, feedback_vector(task.query, task.documents[top], relevance, weights), asked, start)
+        spent, vector = cpu_seconds(lambda: feedback_vector(task.query, task.documents[top], relevance, weights))
+        return _ranked(task, vector, asked, spent)
 
     return rank
 
@@ -170,10 +171,9 @@ def _judge_top(task: Task) -> tuple[Rows, FloatArray, int]:
     return top[known], relevance[known], len(top)
 
 
-def _ranked(task: Task, vector: npt.ArrayLike, judgements: int, start: float) -> Ranked:
-    solve_ms = 1000.0 * (time.process_time() - start)
+def _ranked(task: Task, vector: npt.ArrayLike, judgements: int, seconds: float) -> Ranked:
     unit = np.asarray(vector, dtype=np.float64)
-    return Ranked(rank_by(unit, task.documents), judgements, solve_ms, unit)
+    return Ranked(rank_by(unit, task.documents), judgements, 1000.0 * seconds, unit)
 
 
 PEERS: dict[str, Callable[[Task], Ranked]] = {
