@@ -133,6 +133,15 @@ def test_the_shared_beginning_the_long_way_and_a_plain_forward_agree(folder, tem
     same(vectors, literally(folder, written(embedding)))
 
 
+def test_a_beginning_that_is_kept_and_one_computed_anew_give_the_same_bits(folder, monkeypatch):
+    kept = made(folder)
+    asked(kept)
+    shapes = forwarded(kept, monkeypatch)
+    for query in QUERIES:
+        np.testing.assert_array_equal(kept.get_query_embedding(query), made(folder).get_query_embedding(query))
+    assert len(shapes) == len(QUERIES)  # the kept one was not computed again
+
+
 @pytest.mark.parametrize("examples", [[], EXAMPLES[:1]], ids=["none", "one"])
 def test_with_fewer_examples_too(folder, examples):
     embedding = made(folder, examples=examples)
