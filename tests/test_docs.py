@@ -17,6 +17,7 @@ from messages import index_over, make_nodes
 from typer.testing import CliRunner
 
 from llama_index_instruct.cli import app
+from llama_index_instruct.evaluation.datasets import load_tickets
 
 pytestmark = [
     pytest.mark.usefixtures("texts_encoded_once"),
@@ -100,9 +101,12 @@ def test_examples_run_offline(name, monkeypatch, capsys):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("name", "calls"),
-    [("refine_tickets", 20), ("inbedder_tickets", 120), ("mine_tickets", 900), ("rerank_as_judge", 2)],
+    [("refine_tickets", 20), ("inbedder_tickets", 120), ("mine_tickets", 150), ("rerank_as_judge", 2)],
 )
 def test_examples_ask_the_llm_they_are_given(name, calls, fake_openai, monkeypatch, capsys):
+    tickets, queries = load_tickets(ROOT / "examples" / "data")
+    few = sorted(queries, key=lambda query: "cannot sign in" not in query.text)[:6]
+    monkeypatch.setattr("llama_index_instruct.evaluation.datasets.load_tickets", lambda folder: (tickets, few))
     monkeypatch.setattr("fakes.quoted_passage", str)
     fake_openai.rule = lambda prompt: 0.9 if "notebook" in prompt else 0.1
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--llm", "m", "--llm-base", fake_openai.url])
