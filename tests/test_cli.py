@@ -13,7 +13,6 @@ from gstransform.labelling import LabellingLLM
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from messages import index_over, make_nodes
 from qdrant_client import QdrantClient
-from threadpoolctl import threadpool_limits
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -22,12 +21,6 @@ from llama_index_instruct.gstransform.transform import GSTransform
 
 MOOD = "How does the writer feel?"
 WIDE = {"COLUMNS": "2000", "NO_COLOR": "1"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from click import unstyle
 from fakes import WordEmbedding
 from inbedder.small_training import MOOD, MOODS, THING, THINGS, save_tiny, triples, word_vectors
 from safetensors.torch import load_file
-from threadpoolctl import threadpool_limits
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -18,15 +17,6 @@ from llama_index_instruct.inbedder import trainer, training
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
 
 WIDE = {"COLUMNS": "2000", "NO_COLOR": "1"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
 
 
 def run(*arguments):

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from fakes import BlockingLLM, ScriptedLLM, WordEmbedding
 from gstransform.labelling import LabellingLLM, without_sleep
 from gstransform.shop import fitted
@@ -242,14 +241,6 @@ def answering(llm=None, **settings):
     return AnswerEmbedding(llm, WordEmbedding(), "Which mood?", **settings)
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # Spans, their nesting and counts
 
 
@@ -371,7 +362,7 @@ async def test_answers_that_are_embedded(way):
 
 @WAYS
 @pytest.mark.parametrize("room", ["inbedder", "incontext"])
-async def test_a_query_is_embedded_in_one_span_with_one_event(room, way, tmp_path, one_thread):
+async def test_a_query_is_embedded_in_one_span_with_one_event(room, way, tmp_path):
     model = small_model(room, tmp_path)
     with traced() as trace:
         vector = model.get_query_embedding("ok") if way == "sync" else await model.aget_query_embedding("ok")
@@ -387,7 +378,7 @@ def small_model(room, folder):
     return InContextEmbedding(str(decoders.save("opt", folder)), decoders.TOPIC, **settings)
 
 
-def test_what_llamaindex_does_not_know_has_spans_of_its_own(tmp_path, one_thread):
+def test_what_llamaindex_does_not_know_has_spans_of_its_own(tmp_path):
     inbedder, incontext = (small_model(room, tmp_path / room) for room in ("inbedder", "incontext"))
     with traced() as trace:
         inbedder.centered_on(["ok", "order"])

@@ -9,7 +9,6 @@ import pytest
 import torch
 from fakes import WordEmbedding
 from rich.console import Console
-from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
 from llama_index_instruct.cli import app
@@ -39,15 +38,6 @@ PNG = b"\x89PNG\r\n\x1a\n"
 THINGS = ("printer", "router", "laptop", "phone")
 MOODS = ("furious", "grateful", "calm", "worried")
 FACETS = {"thing": {"instruction": "What is it about?"}, "mood": {"instruction": "How does the writer feel?"}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
 
 
 def make_rows(copies=5):

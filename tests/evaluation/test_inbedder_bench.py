@@ -12,7 +12,6 @@ import torch
 from fakes import WordEmbedding
 from inbedder import tiny
 from rich.console import Console
-from threadpoolctl import threadpool_limits
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation import inbedder_bench, inbedder_speed
@@ -28,15 +27,6 @@ from llama_index_instruct.models import offline_minilm_path
 MOOD, THING = "How does the writer feel?", "Which thing is it about?"
 MOODS, THINGS = ("glad", "furious", "calm"), ("printer", "router", "laptop", "phone")
 WORDINGS = Path(__file__).parents[2] / "examples" / "data" / "wordings.json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

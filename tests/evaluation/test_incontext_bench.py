@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from command_line import refused, run
 from incontext.decoders import save
 from incontext.sentence_encoders import save_sentence_encoder
@@ -30,14 +29,6 @@ INSTRUCTED = small_set(
     pools=[np.array(sorted({i, (i + 1) % 8, (i + 3) % 8, 0})) for i in range(8)],
 )
 ASKED = "Find the product."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

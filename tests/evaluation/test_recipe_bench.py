@@ -47,14 +47,6 @@ TRIPLES += [replace(triple, question=f"Who has the {part}?") for triple, part in
 SMALL = {"questions": 8, "held_out": 4, "num_negatives": 1, "sample_from": 2, "batch_size": 4, "learning_rate": 1e-2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     # Random texts must lie apart, or all candidates are near the positive; how far they do depends on PyTorch's version.

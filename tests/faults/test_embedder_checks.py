@@ -8,7 +8,7 @@ import torch
 from fakes import DIMENSION, ScriptedLLM, WordEmbedding
 from inbedder import tiny
 from incontext import decoders
-from test_estimator_checks import fitted, one_thread, random_states  # noqa: F401
+from test_estimator_checks import fitted, random_states
 
 from llama_index_instruct import AnswerEmbedding, InBedderEmbedding, InContextEmbedding, TransformedEmbedding
 

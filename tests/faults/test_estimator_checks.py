@@ -30,15 +30,6 @@ SOLVERS = ("logistic", "kl", "rocchio")
 N, D = 40, 6
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On arrays this small, torch's threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def drawn(seed=0, d=D):
     rng = np.random.default_rng(seed)
     codes = np.arange(N) % 3

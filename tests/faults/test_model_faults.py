@@ -22,14 +22,6 @@ ODD = ["\x00\x01\x02", "مرحبا \u202e order", "🙂" * 50, "e\u0301\ufeff", 
 TEXTS = list(tiny.TEXTS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     parent = tmp_path_factory.mktemp("models")

@@ -1,18 +1,8 @@
 """The shop of these tests, in process and behind a loopback server, with a transform of each."""
 
 import pytest
-import torch
 from gstransform.shop import fitted, opened
 from qdrant_client import AsyncQdrantClient, QdrantClient
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On arrays this small, torch's threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -22,15 +22,6 @@ LINEAR = ("ridge", "fisher", "contrastive")
 QUICK = ContrastiveSettings(epochs=3, dimension=5, hidden=7)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On arrays this small, torch's threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def clustered(seed=0, n=45, d=6, classes=3, noise=0.6):
     """Unit vectors around random centres, and labels of which the first class has half of the rows."""
     rng = np.random.default_rng(seed)

@@ -13,7 +13,6 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from messages import MOODS as MOOD_WORDS
 from messages import make_nodes, node_id
 from qdrant_client import AsyncQdrantClient, models
-from threadpoolctl import threadpool_limits
 
 from llama_index_instruct.errors import (
     ConfigurationError,
@@ -45,13 +44,6 @@ TEXTS = [node.text for node in make_nodes()]
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
     return without_sleep(monkeypatch)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small matrices: threads would only wait for each other."""
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,8 @@ from pathlib import Path
 
 import pytest
 import tiny
-import torch
 
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from incontext.decoders import DECODERS, EXAMPLES, TOPIC, save
 
 from llama_index_instruct.incontext.embedding import InContextEmbedding
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
