@@ -55,6 +55,16 @@ def resolve_model(name: str) -> str:
     return name
 
 
+def short_name(model: str) -> str:
+    """Return the last part of a folder or of a Hub name.
+
+    Example:
+        >>> short_name("sentence-transformers/all-MiniLM-L6-v2"), short_name("models/mine/")
+        ('all-MiniLM-L6-v2', 'mine')
+    """
+    return model.rstrip("/").split("/")[-1]
+
+
 @contextmanager
 def loading(what: str) -> Iterator[None]:
     """Turn what Hugging Face's loaders raise for a missing or damaged model into one line of ours.

@@ -28,6 +28,7 @@ from llama_index_instruct.evaluation.peers import (
 )
 from llama_index_instruct.evaluation.qdrant_check import check_against_qdrant
 from llama_index_instruct.evaluation.threads import one_thread
+from llama_index_instruct.models import short_name
 from llama_index_instruct.ranges import check_share
 from llama_index_instruct.teacher.judge import RelevanceJudge
 
@@ -100,7 +101,7 @@ def bench_refinement(
         "settings": {
             **{k: v for k, v in asdict(_plain_data(settings)).items() if k != "judge"},
             "judge": judge,
-            "embed_model": embed_model.model_name.rstrip("/").split("/")[-1],
+            "embed_model": short_name(embed_model.model_name),
         },
         "datasets": {
             data.name: _bench_set(data, embed_model, settings, cache=cache, progress=progress) for data in sets

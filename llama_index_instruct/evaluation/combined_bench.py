@@ -30,6 +30,7 @@ from llama_index_instruct.gstransform.retriever import GSTransformRetriever
 from llama_index_instruct.gstransform.sources import ClusterLabels
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
+from llama_index_instruct.models import short_name
 from llama_index_instruct.refinement.retriever import RefinementRetriever
 from llama_index_instruct.rows import unit_rows
 from llama_index_instruct.teacher.judge import RelevanceJudge
@@ -136,7 +137,7 @@ def bench_combined(
                 }
     return {
         "bench": "combined",
-        "settings": {**asdict(settings), "embed_model": embed_model.model_name.rstrip("/").split("/")[-1]},
+        "settings": {**asdict(settings), "embed_model": short_name(embed_model.model_name)},
         "facets": facets,
         "means": _means(facets),
     }

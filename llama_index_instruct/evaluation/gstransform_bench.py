@@ -31,6 +31,7 @@ from llama_index_instruct.gstransform.fitting import Method
 from llama_index_instruct.gstransform.sources import ClusterLabels
 from llama_index_instruct.gstransform.transform import GSTransform
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
+from llama_index_instruct.models import short_name
 from llama_index_instruct.ranges import check_share
 from llama_index_instruct.rows import unit_rows
 
@@ -179,7 +180,7 @@ def bench_gstransform(
             facets[name] = _bench_facet(split, settings, label=name, progress=progress)
     return {
         "bench": "gstransform",
-        "settings": {**asdict(settings), "embed_model": embed_model.model_name.rstrip("/").split("/")[-1]},
+        "settings": {**asdict(settings), "embed_model": short_name(embed_model.model_name)},
         "facets": facets,
         "means": _means(facets),
     }

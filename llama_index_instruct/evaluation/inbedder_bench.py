@@ -20,6 +20,7 @@ from llama_index_instruct.evaluation.facets import FacetedCorpus
 from llama_index_instruct.evaluation.inbedder_speed import bench_encoder_speed
 from llama_index_instruct.evaluation.triplets import TripletSet, success
 from llama_index_instruct.files import read_text
+from llama_index_instruct.models import short_name
 
 Wordings = Mapping[str, Mapping[str, Sequence[str]]]
 """Per instruction, ``"paraphrases"`` of it and ``"wrong"`` questions about the same texts."""
@@ -118,7 +119,7 @@ def load_wordings(path: Path | str) -> Wordings:
 
 def _short(model: str) -> str:
     way, name = split_name(model)
-    return way + name.rstrip("/").split("/")[-1]
+    return way + short_name(name)
 
 
 def _check_wordings(triplets: Sequence[TripletSet], wordings: Wordings) -> None:

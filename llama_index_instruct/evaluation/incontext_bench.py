@@ -19,7 +19,7 @@ from llama_index_instruct.evaluation.incontext_speed import bench_prefix_reuse
 from llama_index_instruct.evaluation.ranking import mean_measures, rankings
 from llama_index_instruct.incontext.embedding import InContextEmbedding
 from llama_index_instruct.incontext.template import Example, find_template
-from llama_index_instruct.models import load_embed_model
+from llama_index_instruct.models import load_embed_model, short_name
 from llama_index_instruct.rows import unit_rows
 
 TASK = "Given a query, retrieve passages that are relevant to it."
@@ -119,7 +119,7 @@ def _methods(
         shown = [_written(query, examples[:count], settings) for query in data.queries]
         yield f"{settings.peer}, prompt with {count}", _scored(data, _embedded(peer, shown), documents)
     for name in settings.models:
-        short = name.rstrip("/").split("/")[-1]
+        short = short_name(name)
         model = InContextEmbedding(name, settings.task, template=settings.template)
         documents = encode(
             model, data.documents, queries=False, label=f"{data.name} {short}", cache=cache, progress=progress

@@ -24,6 +24,7 @@ from llama_index_instruct.evaluation.metrics import ranking_measures
 from llama_index_instruct.evaluation.rag_peers import RAG_PEERS, LeftOut, PeerInput, Retrieve
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.evaluation.timing import ForeignLoad, times_of
+from llama_index_instruct.models import short_name
 from llama_index_instruct.ranges import check_share
 
 Rows = npt.NDArray[np.intp]
@@ -97,7 +98,7 @@ def bench_rag(
     found = {name: _bench_set(data, embed_model, settings, cache, progress) for name, data in sets_by_name.items()}
     return {
         "bench": "rag",
-        "settings": {**asdict(settings), "embed_model": embed_model.model_name.rstrip("/").split("/")[-1]},
+        "settings": {**asdict(settings), "embed_model": short_name(embed_model.model_name)},
         "sets": found,
         "means": _means(found),
     }
