@@ -15,6 +15,9 @@ import numpy.typing as npt
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.files import json_object, numbered_lines
 
+# Of a checkout; an installed package has none.
+SHIPPED_DATA = Path(__file__).parents[2] / "examples" / "data"
+
 
 @dataclass(frozen=True)
 class Query:

@@ -18,7 +18,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import Ticket, TicketQuery, load_tickets
+from llama_index_instruct.evaluation.datasets import SHIPPED_DATA, Ticket, TicketQuery, load_tickets
 from llama_index_instruct.evaluation.demo_gstransform import run_gstransform_demo
 from llama_index_instruct.evaluation.demo_inbedder import run_inbedder_demo
 from llama_index_instruct.evaluation.metrics import ranking_measures
@@ -144,7 +144,7 @@ def label_judge(tickets: Sequence[Ticket], query: TicketQuery) -> Callable[[str,
 
 
 def _find_data(folder: Path | None) -> Path:
-    places = [folder] if folder else [Path("examples/data"), Path(__file__).parents[2] / "examples" / "data"]
+    places = [folder] if folder else [Path("examples/data"), SHIPPED_DATA]
     for place in places:
         if (place / "tickets.jsonl").is_file():
             return place

@@ -12,7 +12,7 @@ import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import read_jsonl
+from llama_index_instruct.evaluation.datasets import SHIPPED_DATA, read_jsonl
 from llama_index_instruct.incontext.choosing import MiningSettings, ScoredQuery, rule_reasons
 from llama_index_instruct.incontext.margins import MarginRule
 from llama_index_instruct.incontext.mining import HardNegativeMiner
@@ -44,7 +44,7 @@ def load_planted(path: Path | str) -> list[Planted]:
 
 def shipped_planted() -> list[Path]:
     """Return the file of the questions in ``examples/data``, in a list that is empty outside a checkout."""
-    file = Path(__file__).parents[2] / "examples" / "data" / "planted.jsonl"
+    file = SHIPPED_DATA / "planted.jsonl"
     return [file] if file.is_file() else []
 
 
