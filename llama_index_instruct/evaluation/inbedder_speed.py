@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, OPTForCausalLM
 
 from llama_index_instruct.embedders.packing import packed
 from llama_index_instruct.evaluation.embedders import is_sentence_encoder
-from llama_index_instruct.evaluation.random_models import random_llama
+from llama_index_instruct.evaluation.random_models import random_llama, random_opt
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.evaluation.timing import cpu_seconds
 from llama_index_instruct.inbedder.architectures import Architecture, CausalLM, Seq2SeqLM
@@ -34,9 +35,29 @@ WORDS = (
     "market",
     "letter",
 )
-RANDOM_CAUSAL = "random-llama-6x384"
 BATCH = 32
-NEW_TOKENS = 3
+
+
+@dataclass(frozen=True)
+class PublishedProcedure:
+    """How the authors' code reads a kind of causal checkpoint, on a small model of that kind with random weights.
+
+    Attributes:
+        build: Makes the model and its tokenizer.
+        new_tokens: Most tokens it decodes for one text.
+    """
+
+    build: Callable[[], tuple[Any, Any]]
+    new_tokens: int
+
+
+RANDOM_CAUSAL = {
+    "random-llama-6x384": PublishedProcedure(lambda: random_llama(LlamaForCausalLM), new_tokens=3),
+    "random-opt-6x384": PublishedProcedure(lambda: random_opt(OPTForCausalLM), new_tokens=20),
+}
+"""The published settings: three tokens for the Llama checkpoint, twenty for those of OPT. A trained model may stop before."""
+MOST_NEW_TOKENS = 20
+"""For a causal model given by name, whose answers end by themselves."""
 
 
 def mixed_texts(count: int, seed: int = 0) -> list[str]:
@@ -51,7 +72,7 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
 
     The reference of causal models is the published procedure: ``generate()`` with the hidden states of all layers and steps, on
     batches of 32 sorted by length. The reference of the others is a bare forward pass over the very batches that the
-    embedding class packs. Sentence encoders are left out; a small causal model with random weights is always timed.
+    embedding class packs. Sentence encoders are left out; two small causal models with random weights are always timed.
 
     Args:
         models: Name in the record -> model.
@@ -60,7 +81,10 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
     """
     read = mixed_texts(texts)
     with one_thread():
-        timed = {RANDOM_CAUSAL: _timed(random_causal_encoder(), read, rounds)}
+        timed = {
+            name: _timed(_encoder(published), read, rounds, published.new_tokens)
+            for name, published in RANDOM_CAUSAL.items()
+        }
         for name, model in models.items():
             if not is_sentence_encoder(model):
                 encoder = InBedderEmbedding(model, INSTRUCTION, dtype="float32", device="cpu").encoder
@@ -68,16 +92,17 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
     return timed
 
 
-def random_causal_encoder() -> AnswerEncoder:
-    """Return a small causal model with random weights, asked as an InBedder."""
-    return AnswerEncoder(*random_llama(LlamaForCausalLM), "causal", EncoderSettings())
+def _encoder(published: PublishedProcedure) -> AnswerEncoder:
+    return AnswerEncoder(*published.build(), "causal", EncoderSettings())
 
 
-def _timed(encoder: AnswerEncoder, texts: list[str], rounds: int) -> dict[str, float]:
+def _timed(
+    encoder: AnswerEncoder, texts: list[str], rounds: int, new_tokens: int = MOST_NEW_TOKENS
+) -> dict[str, float]:
     prompts, _ = encoder.prompts.encode(texts, [INSTRUCTION] * len(texts))
     architecture = encoder.architecture
     reference = (
-        (lambda: generate_states(architecture, prompts))
+        (lambda: generate_states(architecture, prompts, new_tokens))
         if isinstance(architecture, CausalLM)
         else (lambda: bare_forward(architecture, prompts, encoder.batch_tokens))
     )
@@ -92,15 +117,15 @@ def _timed(encoder: AnswerEncoder, texts: list[str], rounds: int) -> dict[str, f
 
 
 @torch.inference_mode()
-def generate_states(architecture: CausalLM, prompts: list[list[int]]) -> None:
-    """Run the published procedure: decode three tokens, keep every hidden state, take one of them."""
+def generate_states(architecture: CausalLM, prompts: list[list[int]], new_tokens: int) -> None:
+    """Run the published procedure: decode an answer, keep every hidden state, take one of them."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     model: Any = architecture.model
     for at in range(0, len(order), BATCH):
         inputs = Architecture.batch(architecture, [prompts[i] for i in order[at : at + BATCH]])
         generated = model.generate(
             **inputs,
-            max_new_tokens=NEW_TOKENS,
+            max_new_tokens=new_tokens,
             do_sample=False,
             output_hidden_states=True,
             return_dict_in_generate=True,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, OPTConfig, PreTrainedTokenizerFast
 
 from llama_index_instruct.embedders.positions import load_tokenizer
 from llama_index_instruct.models import MINILM, resolve_model
+
+LAYERS, WIDTH, HEADS, POSITIONS = 6, 384, 12, 1024
 
 
 def random_llama(kind: Any) -> tuple[Any, PreTrainedTokenizerFast]:
@@ -19,15 +21,44 @@ def random_llama(kind: Any) -> tuple[Any, PreTrainedTokenizerFast]:
     """
     tokenizer = load_tokenizer(resolve_model(MINILM))
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=384,
-        intermediate_size=1536,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.cls_token_id,
-        eos_token_id=tokenizer.sep_token_id,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=POSITIONS,
+        **_vocabulary(tokenizer),
     )
+    return _seeded(kind, config), tokenizer
+
+
+def random_opt(kind: Any) -> tuple[Any, PreTrainedTokenizerFast]:
+    """Return an OPT-type model of the same size, and the same tokenizer.
+
+    Args:
+        kind: ``OPTModel`` or one of its heads' classes.
+    """
+    tokenizer = load_tokenizer(resolve_model(MINILM))
+    config = OPTConfig(
+        hidden_size=WIDTH,
+        word_embed_proj_dim=WIDTH,
+        ffn_dim=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=POSITIONS,
+        **_vocabulary(tokenizer),
+    )
+    return _seeded(kind, config), tokenizer
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+
+
+def _seeded(kind: Any, config: Any) -> Any:
     torch.manual_seed(0)
-    return kind(config).eval(), tokenizer
+    return kind(config).eval()

@@ -531,7 +531,7 @@ def test_speed_is_positive(tmp_path, short_texts, family):
     folder = str(tiny.save(family, tmp_path / family))
     before = torch.get_num_threads()
     record = bench_encoder_speed({"mine": folder}, texts=4, rounds=1)
-    assert list(record) == [RANDOM_CAUSAL, "mine"]
+    assert list(record) == [*RANDOM_CAUSAL, "mine"]
     for row in record.values():
         assert list(row) == ["texts_per_cpu_s", "vs_reference"]
         assert all(math.isfinite(value) and value > 0 for value in row.values())
@@ -539,11 +539,11 @@ def test_speed_is_positive(tmp_path, short_texts, family):
 
 
 def test_speed_of_models_that_do_not_answer_is_left_out(bert, short_texts):
-    assert list(bench_encoder_speed({"minilm": "minilm"}, texts=2, rounds=1)) == [RANDOM_CAUSAL]
+    assert list(bench_encoder_speed({"minilm": "minilm"}, texts=2, rounds=1)) == [*RANDOM_CAUSAL]
 
 
 def test_speed_of_a_folder_that_does_not_answer_is_left_out(short_texts):
-    assert list(bench_encoder_speed({"model": str(offline_minilm_path())}, texts=2, rounds=1)) == [RANDOM_CAUSAL]
+    assert list(bench_encoder_speed({"model": str(offline_minilm_path())}, texts=2, rounds=1)) == [*RANDOM_CAUSAL]
 
 
 def test_speed_in_the_record_is_of_the_models_that_answer(tmp_path, bert, short_texts, monkeypatch):
@@ -552,7 +552,7 @@ def test_speed_in_the_record_is_of_the_models_that_answer(tmp_path, bert, short_
     monkeypatch.setattr(inbedder_bench, "load_embedder", lambda name: blind)
     settings = InBedderBench(("minilm", "prefix:minilm", bert))
     record = bench_inbedder(loaded(tmp_path), [], settings, progress=False)
-    assert list(record["speed"]) == [RANDOM_CAUSAL, "bert"] and record["speed"]["bert"]["texts_per_cpu_s"] > 0
+    assert list(record["speed"]) == [*RANDOM_CAUSAL, "bert"] and record["speed"]["bert"]["texts_per_cpu_s"] > 0
 
 
 # The tables
