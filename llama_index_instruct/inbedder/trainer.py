@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 """Names under which the configurations of BERT's family keep dropout."""
 
+CPU_ROWS = 32
+"""Rows of a step that a CPU reads at once: of like length, they need little padding."""
+
 
 class AnswerTrainer(Trainer):
     """Trains on ``answer_weight`` cross-entropy + ``contrast_weight`` InfoNCE + ``state_weight`` contrast among states."""
@@ -138,14 +141,25 @@ def answer_states(model: PreTrainedModel, kind: Kind, step: Step) -> tuple[Tenso
 
     The language-model head reads only these positions: over all of them it costs more than the model below it.
     """
-    inputs = {"input_ids": step["input_ids"], "attention_mask": step["attention_mask"]}
-    if kind == "causal":
-        inputs |= position_ids(model, step["attention_mask"])
-    states = model.base_model(**inputs).last_hidden_state
-    rows = torch.arange(len(states), device=states.device)[:, None]
-    states = states[rows, step["answer_at"]]
+    mask = step["attention_mask"]
+    order = mask.sum(dim=1).argsort(descending=True)
+    together = CPU_ROWS if mask.device.type == "cpu" else len(order)
+    states = torch.cat([_states_of(model, kind, step, rows) for rows in torch.split(order, together)])[order.argsort()]
     head = prediction_head(model) if kind == "masked" else cast(Any, model).get_output_embeddings()
     return states, head(states)
+
+
+def _states_of(model: PreTrainedModel, kind: Kind, step: Step, rows: Tensor) -> Tensor:
+    """Return the answer states of some rows of a step, read without the padding that only the other rows need."""
+    mask = step["attention_mask"][rows]
+    padding = mask.shape[1] - int(mask.sum(dim=1).max())
+    cut = padding if kind == "causal" else 0  # causal prompts are padded in front
+    columns = slice(cut, mask.shape[1] - padding + cut)
+    inputs = {"input_ids": step["input_ids"][rows, columns], "attention_mask": mask[:, columns]}
+    if kind == "causal":
+        inputs |= position_ids(model, inputs["attention_mask"])
+    states = model.base_model(**inputs).last_hidden_state
+    return cast(Tensor, states[torch.arange(len(rows), device=rows.device)[:, None], step["answer_at"][rows] - cut])
 
 
 def embed_answers(answers: Sequence[str], encoder: str, width: int) -> Tensor:
@@ -189,6 +203,9 @@ def load_for_training(
         raise ConfigurationError(f"base model: expected full weights to train from, found eight-bit ones in {path}")
     dropout = {name: settings.dropout for name in DROPOUTS if hasattr(config, name)} if kind == "masked" else {}
     model = load_model(path, kind, dtype=torch.float32, **dropout)
+    if not torch.accelerator.is_available():
+        # On a CPU the backward pass of torch's fused attention takes longer than all the rest of the layer.
+        model.set_attn_implementation("eager")
     # The class of embeddings reads from here how the model was trained to be read.
     pooling = "avg_gen" if kind == "masked" else "first_gen"
     model.config.inbedder = {"pooling": pooling, "template": "inbedder", "masks": settings.masks}
