@@ -307,6 +307,27 @@ def test_every_option_reaches_the_training(tmp_path, data, caught):
     assert 4 <= sources.count("letters of ours") <= 5 and sources.count("shops") == 3 * 32
 
 
+def test_gists_are_asked_for_by_the_group(tmp_path, data, caught):
+    train(data, "base", tmp_path / "taught", **{"--gist-groups": 2, "--triples": None})
+    ((rows, _),) = caught
+    gists = [row for row in rows if row.is_gist]
+    assert len({row.group for row in gists}) == 2 and len(rows) - len(gists) == 32
+
+
+def test_models_are_averaged(tmp_path, bases):
+    output = tmp_path / "mean"
+    result = run("train", "average", bases["bert"], bases["bert"], "--weight", 2, "--weight", 1, "--output", output)
+    assert result.exit_code == 0, (result.exception, result.output)
+    mean, base = (load_file(Path(folder) / "model.safetensors") for folder in (output, bases["bert"]))
+    assert all(torch.allclose(value, base[name], atol=1e-6) for name, value in mean.items())
+    assert "0.67 of" in (output / "README.md").read_text(encoding="utf-8")
+
+
+def test_averaging_says_what_is_wrong(tmp_path, bases):
+    refusal = refused(run("train", "average", bases["bert"], "--weight", 0, "--output", tmp_path / "mean"))
+    assert "weights: expected 1 numbers above 0" in refusal
+
+
 def test_long_paragraphs_are_left_out(tmp_path, data, caught):
     write(data["--triples"], [*triple_rows(), {**triple_rows()[0], "paragraph": "long " * 50}])
     train(data, "base", tmp_path / "taught", **{"--longest": 40, "--domains": None})

@@ -27,6 +27,9 @@ def train_inbedder_command(
         str, typer.Option(help="Sentence encoder whose embeddings of the answers are the targets.")
     ] = "minilm",
     groups: Annotated[int, typer.Option(help="Groups of 32 triples drawn from every domain.")] = 40,
+    gist_groups: Annotated[
+        int, typer.Option(help="Groups of 32 texts of every domain that are asked what they are about.")
+    ] = 0,
     limit: Annotated[int | None, typer.Option(help="Most triples taken from --triples, whole paragraphs.")] = None,
     longest: Annotated[int | None, typer.Option(help="Most words of a paragraph taken from --triples.")] = None,
     licences: Annotated[Path | None, typer.Option(help="Markdown on the data's sources, for the model card.")] = None,
@@ -41,6 +44,7 @@ def train_inbedder_command(
     from llama_index_instruct.errors import ConfigurationError
     from llama_index_instruct.files import read_text
     from llama_index_instruct.inbedder.facet_texts import compose_triples, read_domains
+    from llama_index_instruct.inbedder.gist import gist_triples
     from llama_index_instruct.inbedder.training import train_inbedder
     from llama_index_instruct.inbedder.training_settings import InBedderTrainingSettings
     from llama_index_instruct.inbedder.triples import drawn, read_triples
@@ -51,7 +55,9 @@ def train_inbedder_command(
         notes = read_text(licences) if licences else ""
         data = drawn(read_triples(triples or []), limit=limit, longest=longest, seed=seed)
         for position, path in enumerate(domains or []):  # a file given twice counts twice, in other compositions
-            data += compose_triples(read_domains(path), groups, seed=seed + position)
+            read = read_domains(path)
+            data += compose_triples(read, groups, seed=seed + position)
+            data += gist_triples(read, gist_groups, seed=seed + position)
         settings = InBedderTrainingSettings(
             epochs=epochs,
             batch_size=batch_size,
@@ -69,6 +75,23 @@ def train_inbedder_command(
             settings=settings,
             data_notes=notes,
         )
+        console.print(f"written: {folder}", markup=False, soft_wrap=True)
+
+
+@train_app.command("average")
+def average_command(
+    models: Annotated[list[str], typer.Argument(help="Folders or Hub names of checkpoints of one architecture.")],
+    output: Annotated[Path, typer.Option(help="Folder of the result.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Of each model, in their order, repeat; default: all alike.")
+    ] = None,
+    eight_bit: Annotated[bool, typer.Option(help="Save eight-bit weights, a quarter of the size.")] = False,
+) -> None:
+    """The mean of the weights of several InBedder checkpoints."""
+    from llama_index_instruct.inbedder.averaging import average_models
+
+    with errors_as_messages():
+        folder = average_models(models, output, weights=weight or None, eight_bit=eight_bit)
         console.print(f"written: {folder}", markup=False, soft_wrap=True)
 
 

@@ -84,7 +84,15 @@ class ExampleMaker:
         numbers: dict[str, int] = {}
         ids = [numbers.setdefault(triple.answer, len(numbers)) for triple in triples]
         tokens = [self._answer_tokens(answer) for answer in numbers]
-        return [Example(prompt, tokens[i], i) for prompt, i in zip(prompts, ids, strict=True)], list(numbers)
+        examples = [
+            Example(prompt, self._unspoken(tokens[i]) if triple.is_gist else tokens[i], i)
+            for triple, prompt, i in zip(triples, prompts, ids, strict=True)
+        ]
+        return examples, list(numbers)
+
+    def _unspoken(self, answer: list[int]) -> list[int]:
+        """Return labels that leave the words of an answer out: its embedding alone is learnt."""
+        return [IGNORED] * (len(answer) if self._masked else 1)
 
     def _answer_tokens(self, answer: str) -> list[int]:
         text = without_stopwords(answer, self._stopwords)

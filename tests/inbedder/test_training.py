@@ -351,6 +351,26 @@ def test_padding_changes_no_state(family, tmp_path):
 
 
 @families
+def test_rows_read_in_parts_have_the_states_of_rows_read_together(family, tmp_path, monkeypatch):
+    made, model, _tokenizer = prepared(family, tmp_path)
+    step = made.data_collator(made.train_dataset[:7])
+    with torch.no_grad():
+        together = trainer.answer_states(model, KINDS[family], step)
+        monkeypatch.setattr(trainer, "CPU_ROWS", 2)
+        in_parts = trainer.answer_states(model, KINDS[family], step)
+    for whole, parts in zip(together, in_parts, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+@families
+def test_the_words_of_a_gist_are_not_learnt(family):
+    rows = [QATriple("paper ink", "b", "ink"), QATriple("paper ink", "b", "paper ink")]
+    (spoken, gist), answers, _ = examples_of(family, rows)
+    assert set(gist.answer) == {IGNORED} and IGNORED not in spoken.answer
+    assert gist.prompt == spoken.prompt and answers[gist.answer_id] == "paper ink"
+
+
+@families
 def test_the_answer_term_is_the_mean_over_all_answer_tokens(family, tmp_path):
     made, model, _tokenizer = prepared(family, tmp_path, contrast_weight=0.0, state_weight=0.0)
     rows = [made.train_dataset[i] for i in (0, 1, 17, 30)]
