@@ -14,7 +14,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import RetrievalSet
+from llama_index_instruct.evaluation.datasets import RetrievalSet, check_different_names
 from llama_index_instruct.evaluation.encoding import encode
 from llama_index_instruct.evaluation.metrics import ranking_measures
 from llama_index_instruct.evaluation.peers import (
@@ -92,9 +92,7 @@ def bench_refinement(
         cache: Folder that keeps the vectors between runs.
         progress: Show progress bars.
     """
-    names = [data.name for data in sets]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"data: expected folders of different names, found {', '.join(names)}")
+    check_different_names("data", [data.name for data in sets])
     judge = settings.judge if isinstance(settings.judge, str) else settings.judge.llm.metadata.model_name
     return {
         "bench": "refinement",

@@ -17,7 +17,7 @@ from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import Query, RetrievalSet
+from llama_index_instruct.evaluation.datasets import Query, RetrievalSet, check_different_names
 from llama_index_instruct.evaluation.drawing import draw_facets
 from llama_index_instruct.evaluation.encoding import encode
 from llama_index_instruct.evaluation.facets import Facet, FacetedCorpus
@@ -120,6 +120,7 @@ def bench_combined(
         cache: Folder that keeps the vectors between runs.
         progress: Show progress bars.
     """
+    check_different_names("data", [corpus.name for corpus in corpora])
     answering = InBedderEmbedding(settings.inbedder)
     facets: dict[str, Any] = {}
     for corpus in (draw_facets(corpus, settings.facets, settings.seed) for corpus in corpora):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -58,6 +58,12 @@ class RetrievalSet:
     documents: list[str]
     relevant: list[npt.NDArray[np.intp]]
     pools: list[npt.NDArray[np.intp]] | None
+
+
+def check_different_names(what: str, names: Sequence[str]) -> None:
+    """Raise a ``ConfigurationError`` where two of the names are one: in a record, the later would overwrite the earlier."""
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"{what}: expected folders of different names, found {', '.join(names)}")
 
 
 def load_beir(folder: Path | str, *, split: str = "test") -> RetrievalSet:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation.adapter import pair_by_label, train_linear_adapter
+from llama_index_instruct.evaluation.datasets import check_different_names
 from llama_index_instruct.evaluation.encoding import encode
 from llama_index_instruct.evaluation.facets import Facet, FacetedCorpus
 from llama_index_instruct.evaluation.geometry import (
@@ -164,9 +165,7 @@ def bench_gstransform(
         cache: Folder that keeps the vectors between runs.
         progress: Show progress bars.
     """
-    names = [corpus.name for corpus in corpora]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"data: expected folders of different names, found {', '.join(names)}")
+    check_different_names("data", [corpus.name for corpus in corpora])
     facets: dict[str, Any] = {}
     answering = InBedderEmbedding(settings.labels.removeprefix(CLUSTERS)) if settings.labels != "gold" else None
     for corpus in corpora:

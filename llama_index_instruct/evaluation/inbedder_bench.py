@@ -15,6 +15,7 @@ from sklearn.metrics import v_measure_score
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
+from llama_index_instruct.evaluation.datasets import check_different_names
 from llama_index_instruct.evaluation.embedders import Embed, load_embedder, split_name
 from llama_index_instruct.evaluation.facets import FacetedCorpus
 from llama_index_instruct.evaluation.inbedder_speed import bench_encoder_speed
@@ -78,8 +79,8 @@ def bench_inbedder(
         progress: Show progress bars.
     """
     names = [_short(model) for model in settings.models]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"model: expected folders of different names, found {', '.join(names)}")
+    check_different_names("model", names)
+    check_different_names("facets", [corpus.name for corpus in corpora])
     if wordings is not None:
         _check_wordings(triplets, wordings)
     record: dict[str, Any] = {"bench": "inbedder", "settings": asdict(settings), "triplets": {}, "clusters": {}}

@@ -13,7 +13,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import Query, RetrievalSet
+from llama_index_instruct.evaluation.datasets import Query, RetrievalSet, check_different_names
 from llama_index_instruct.evaluation.encoding import encode
 from llama_index_instruct.evaluation.incontext_speed import bench_prefix_reuse
 from llama_index_instruct.evaluation.ranking import mean_measures, rankings
@@ -68,6 +68,7 @@ def bench_incontext(
         speed: Also time the reuse of the shared beginning.
         progress: Show progress bars.
     """
+    check_different_names("data", [data.name for data in sets])
     record: dict[str, Any] = {"bench": "incontext", "settings": asdict(settings), "datasets": {}}
     for data in sets:
         examples, asked = split_examples(data, max(settings.examples), settings.seed)

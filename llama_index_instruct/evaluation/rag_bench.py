@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.evaluation.bench import WORSE
-from llama_index_instruct.evaluation.datasets import RetrievalSet
+from llama_index_instruct.evaluation.datasets import RetrievalSet, check_different_names
 from llama_index_instruct.evaluation.drawing import draw_queries
 from llama_index_instruct.evaluation.encoding import encode
 from llama_index_instruct.evaluation.gold_llm import GoldLLM
@@ -94,6 +94,7 @@ def bench_rag(
         cache: Folder that keeps the vectors between runs.
         progress: Show progress bars.
     """
+    check_different_names("data", [data.name for data in sets])
     sets_by_name = {data.name: draw_queries(data, settings.queries, settings.seed) for data in sets}
     found = {name: _bench_set(data, embed_model, settings, cache, progress) for name, data in sets_by_name.items()}
     return {

@@ -126,6 +126,12 @@ def combined(tmp_path_factory):
     return bench_combined([corpus], WordEmbedding(), settings, progress=False)
 
 
+def test_two_corpora_of_one_name_are_refused(tmp_path):
+    corpus = load_facets(write_tickets(tmp_path, parts=("facets",)) / "facets" / "tickets")
+    with pytest.raises(ConfigurationError, match="different names"):
+        bench_combined([corpus, corpus], WordEmbedding(), CombinedBench(), progress=False)
+
+
 def test_the_rooms_alone_and_together_are_scored_side_by_side(combined):
     assert set(combined["facets"]) == {f"tickets/{facet}" for facet in QUESTIONS}
     means, facets = combined["means"], combined["facets"].values()

@@ -233,6 +233,11 @@ def test_the_record(tickets):
     assert record["means"]["plain"]["map@100"] == peers["plain"]["map@100"]
 
 
+def test_two_sets_of_one_name_are_refused(tickets):
+    with pytest.raises(ConfigurationError, match="different names, found tickets, tickets"):
+        bench_rag([tickets, tickets], WordEmbedding(), RagBench(), progress=False)
+
+
 def test_means_are_over_peers_that_every_set_has(tickets):
     few = replace(draw_queries(tickets, 3, 0), name="few")
     settings = RagBench(peers=("linear adapter", "LLMRerank"), queries=4, timed=0)
