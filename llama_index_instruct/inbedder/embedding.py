@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from llama_index.core.base.embeddings.base import BaseEmbedding
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, guarded, settings_digest
 from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_texts
-from llama_index_instruct.embedders.threads import in_thread
+from llama_index_instruct.embedders.local import LocalModelEmbedding
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings, load_encoder
 from llama_index_instruct.inbedder.words import english_stopwords
 from llama_index_instruct.models import INBEDDER_MINILM, resolve_model
 from llama_index_instruct.rows import unit_rows
-from llama_index_instruct.spans import span, within_the_span_of_its_base
+from llama_index_instruct.spans import span
 
 PoolingName = Literal["first_gen", "avg_gen", "last_gen", "avg_prompt", "expected_answer"]
 
@@ -25,10 +23,10 @@ ABOUT = "What is the text about?"
 """Asked when no instruction is given."""
 
 # Instructions and centers enter the key of the one instruction that is asked.
-_NOT_IN_KEY = NOT_IN_KEYS | {"instruction", "query_instruction", "centers"}
+_NOT_IN_KEY = frozenset({"instruction", "query_instruction", "centers"})
 
 
-class InBedderEmbedding(BaseEmbedding):
+class InBedderEmbedding(LocalModelEmbedding):
     """Embeds what the model would answer to an instruction about the text (InBedder, arXiv 2402.09642).
 
     Two texts are near when their answers are alike, whatever else they speak of. One forward pass per text: nothing is
@@ -79,23 +77,9 @@ class InBedderEmbedding(BaseEmbedding):
     extra_stopwords: list[str] = Field(
         default_factory=list, frozen=True, description="More words to skip, such as 'sure' and 'based'."
     )
-    normalize: bool = Field(default=True, description="Return vectors of length one.")
     centers: dict[str, list[float]] = Field(
         default_factory=dict, description="Per instruction the mean vector that is subtracted; see centered_on()."
     )
-    device: str | None = Field(default=None, frozen=True, description="Such as 'cuda:0'; None: an accelerator if any.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        frozen=True,
-        description="'auto': bfloat16 where the hardware multiplies it natively, else float32.",
-    )
-    batch_tokens: int | None = Field(
-        default=None, ge=1, frozen=True, description="Tokens per forward pass, padding included; None: by the device."
-    )
-    trust_remote_code: bool = Field(default=False, frozen=True, description="Run code that comes with a Hub model.")
-    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
-    cache_folder: str | None = Field(default=None, frozen=True, description="Where Hub models are kept.")
-
     _encoder: AnswerEncoder = PrivateAttr()
 
     def __init__(
@@ -169,49 +153,20 @@ class InBedderEmbedding(BaseEmbedding):
         """Return what tracing shows."""
         return {**super().to_payload(), "instruction": self.instruction, "pooling": self._encoder.pooling}
 
-    @within_the_span_of_its_base
-    def get_query_embedding(self, query: str) -> list[float]:
-        """Embed a query; see the base class. Overridden only to keep queries and texts apart in ``embeddings_cache``."""
-        with as_query():
-            return super().get_query_embedding(query)
-
-    @within_the_span_of_its_base
-    async def aget_query_embedding(self, query: str) -> list[float]:
-        """Embed a query; see the base class."""
-        with as_query():
-            return await super().aget_query_embedding(query)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the settings only: the weights are loaded again, LlamaIndex's own way would log that it drops them."""
-        return {**BaseModel.__getstate__(self), "__pydantic_private__": None}
-
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign a field; the cache stays keyed by what the vectors depend on."""
-        if name == "model_name":
-            raise ConfigurationError("model_name: the weights are loaded; make another InBedderEmbedding instead")
+        """Assign a field; a question that is none is refused."""
         if name in ("instruction", "query_instruction"):
             check_instruction(value, name)
         super().__setattr__(name, value)
-        if name in type(self).model_fields:
-            self._guard_cache()
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self._embed([query], self._query_instruction)[0]
 
-    async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await in_thread(self._get_query_embedding, query)
-
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._embed([text], self.instruction)[0]
 
-    async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await in_thread(self._get_text_embedding, text)
-
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return self._embed(texts, self.instruction)
-
-    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await in_thread(self._get_text_embeddings, texts)
 
     def _embed(self, texts: Sequence[str], instruction: str) -> list[list[float]]:
         rows = self._encoder.embed(checked_texts(texts), instruction)
@@ -233,13 +188,11 @@ class InBedderEmbedding(BaseEmbedding):
             dropped_words=tuple(dropped),
         )
 
-    def _guard_cache(self) -> None:
-        keys = [self._key(instruction) for instruction in (self.instruction, self._query_instruction)]
-        self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, *keys)
+    def _cache_keys(self) -> tuple[str, str]:
+        return self._key_when_asked(self.instruction), self._key_when_asked(self._query_instruction)
 
-    def _key(self, instruction: str) -> str:
-        depends = {name: value for name, value in self.__dict__.items() if name not in _NOT_IN_KEY}
-        return settings_digest(depends | {"asked": instruction, "center": self.centers.get(instruction)})
+    def _key_when_asked(self, instruction: str) -> str:
+        return self._key(_NOT_IN_KEY, asked=instruction, center=self.centers.get(instruction))
 
     @property
     def _query_instruction(self) -> str:

@@ -6,28 +6,26 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_index.core.base.embeddings.base import BaseEmbedding
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, guarded, settings_digest
 from llama_index_instruct.embedders.fields import check_instruction, checked_fields, checked_text, checked_texts
+from llama_index_instruct.embedders.local import LocalModelEmbedding
 from llama_index_instruct.embedders.positions import positions
-from llama_index_instruct.embedders.threads import in_thread
 from llama_index_instruct.errors import ConfigurationError, InstructWarning
 from llama_index_instruct.incontext.prompts import InContextTokenizer, TaskHead
 from llama_index_instruct.incontext.template import Example, find_template
 from llama_index_instruct.models import resolve_model
 from llama_index_instruct.rows import unit_rows
-from llama_index_instruct.spans import span, within_the_span_of_its_base
+from llama_index_instruct.spans import span
 
 if TYPE_CHECKING:
     from llama_index_instruct.incontext.encoder import LastTokenEncoder
 
 # Task and examples count for queries only.
-_NOT_IN_KEY = NOT_IN_KEYS | {"padding", "task", "examples"}
+_NOT_IN_KEY = frozenset({"padding", "task", "examples"})
 
 
-class InContextEmbedding(BaseEmbedding):
+class InContextEmbedding(LocalModelEmbedding):
     """Embeds queries by what a decoder makes of examples, the task and the query; passages as they are (arXiv 2506.07438).
 
     The embedding is the last layer's state at the last token, of unit length. What all queries of a task begin with (task
@@ -59,20 +57,6 @@ class InContextEmbedding(BaseEmbedding):
         default=1536, ge=8, frozen=True, description="Most tokens before the query's text; whole examples are left out."
     )
     padding: Literal["right", "left"] = Field(default="right", frozen=True, description="Where rows are filled up.")
-    normalize: bool = Field(default=True, description="Return vectors of length one.")
-    device: str | None = Field(default=None, frozen=True, description="Such as 'cuda:0'; None: an accelerator if any.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        frozen=True,
-        description="'auto': bfloat16 where the hardware multiplies it natively, else float32.",
-    )
-    batch_tokens: int | None = Field(
-        default=None, ge=1, frozen=True, description="Tokens per forward pass, padding included; None: by the device."
-    )
-    trust_remote_code: bool = Field(default=False, frozen=True, description="Run code that comes with a Hub model.")
-    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
-    cache_folder: str | None = Field(default=None, frozen=True, description="Where Hub models are kept.")
-
     _encoder: LastTokenEncoder = PrivateAttr()
     _tokenizer: InContextTokenizer = PrivateAttr()
     _head: TaskHead = PrivateAttr()
@@ -121,18 +105,6 @@ class InContextEmbedding(BaseEmbedding):
         """Return what tracing shows."""
         return {**super().to_payload(), "task": self.task, "examples": len(self.shown)}
 
-    @within_the_span_of_its_base
-    def get_query_embedding(self, query: str) -> list[float]:
-        """Embed a query; see the base class. Overridden only to keep queries and texts apart in ``embeddings_cache``."""
-        with as_query():
-            return super().get_query_embedding(query)
-
-    @within_the_span_of_its_base
-    async def aget_query_embedding(self, query: str) -> list[float]:
-        """Embed a query; see the base class."""
-        with as_query():
-            return await super().aget_query_embedding(query)
-
     def get_query_embeddings(self, queries: Sequence[str]) -> list[list[float]]:
         """Embed many queries at once, in batches; traces show one span ``InContextEmbedding.get_query_embeddings``."""
         with span("InContextEmbedding.get_query_embeddings", queries=len(queries)):
@@ -143,41 +115,24 @@ class InContextEmbedding(BaseEmbedding):
         head = self._head
         return self._vectors(self._tokenizer.queries(read, head), head.shared)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the settings only: the weights are loaded again."""
-        return {**BaseModel.__getstate__(self), "__pydantic_private__": None}
-
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign a field; the prompt and the cache follow."""
-        if name == "model_name":
-            raise ConfigurationError("model_name: the weights are loaded; make another InContextEmbedding instead")
-        if name in ("task", "examples"):
-            value = checked_examples(value) if name == "examples" else value
-            head = self._new_head(*((value, self.examples) if name == "task" else (self.task, value)))
+        """Assign a field; the prompt follows."""
+        if name not in ("task", "examples"):
             super().__setattr__(name, value)
-            self._head = head
-        else:
-            super().__setattr__(name, value)
-        if name in type(self).model_fields:
-            self._guard_cache()
+            return
+        value = checked_examples(value) if name == "examples" else value
+        head = self._new_head(*((value, self.examples) if name == "task" else (self.task, value)))
+        self._head = head
+        super().__setattr__(name, value)
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self._query_vectors([query])[0]
 
-    async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await in_thread(self._get_query_embedding, query)
-
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
-    async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await in_thread(self._get_text_embedding, text)
-
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return self._vectors(self._tokenizer.passages(checked_texts(texts)))
-
-    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await in_thread(self._get_text_embeddings, texts)
 
     def _vectors(self, rows: Sequence[Sequence[int]], shared: Sequence[int] = ()) -> list[list[float]]:
         states = self._encoder.embed(rows, shared)
@@ -219,11 +174,8 @@ class InContextEmbedding(BaseEmbedding):
             body, int(tokenizer.pad_token_id or 0), batch_tokens=self.batch_tokens, pad_left=self.padding == "left"
         )
 
-    def _guard_cache(self) -> None:
-        settings = {name: value for name, value in self.__dict__.items() if name not in _NOT_IN_KEY}
-        text_key = settings_digest(settings)
-        query_key = settings_digest(settings | {"asked": [self.task, self.shown]})
-        self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, text_key, query_key)
+    def _cache_keys(self) -> tuple[str, str]:
+        return self._key(_NOT_IN_KEY), self._key(_NOT_IN_KEY, asked=[self.task, self.shown])
 
 
 def _warn_of_cut(lost: int, count: int) -> None:
