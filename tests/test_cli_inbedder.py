@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from click import unstyle
 from fakes import WordEmbedding
 from inbedder.small_training import MOOD, MOODS, THING, THINGS, save_tiny, triples, word_vectors
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from llama_index_instruct.cli import app
 from llama_index_instruct.evaluation import inbedder_bench
 from llama_index_instruct.inbedder import trainer, training
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
+from llama_index_instruct.inbedder.weights import is_quantized
 
 WIDE = {"COLUMNS": "2000", "NO_COLOR": "1"}
 
@@ -315,12 +317,17 @@ def test_gists_are_asked_for_by_the_group(tmp_path, data, caught):
 
 
 def test_models_are_averaged(tmp_path, bases):
-    output = tmp_path / "mean"
-    result = run("train", "average", bases["bert"], bases["bert"], "--weight", 2, "--weight", 1, "--output", output)
+    one, other = Path(bases["bert"]), tmp_path / "other"
+    shutil.copytree(one, other)
+    base = load_file(one / "model.safetensors")
+    save_file({name: 4 * value for name, value in base.items()}, other / "model.safetensors", {"format": "pt"})
+    weights = ("--weight", 2, "--weight", 1)
+    result = run("train", "average", one, other, *weights, "--output", tmp_path / "mean")
     assert result.exit_code == 0, (result.exception, result.output)
-    mean, base = (load_file(Path(folder) / "model.safetensors") for folder in (output, bases["bert"]))
-    assert all(torch.allclose(value, base[name], atol=1e-6) for name, value in mean.items())
-    assert "0.67 of" in (output / "README.md").read_text(encoding="utf-8")
+    mean = load_file(tmp_path / "mean" / "model.safetensors")
+    assert all(torch.allclose(value, 2 * base[name], atol=1e-6) for name, value in mean.items())
+    small = run("train", "average", one, other, *weights, "--output", tmp_path / "small", "--eight-bit")
+    assert small.exit_code == 0 and is_quantized(str(tmp_path / "small"))
 
 
 def test_averaging_says_what_is_wrong(tmp_path, bases):

@@ -389,6 +389,16 @@ def test_what_llamaindex_does_not_know_has_spans_of_its_own(tmp_path):
     assert trace.results("InContextEmbedding.get_query_embeddings") == [{"queries": 2}]
 
 
+@pytest.mark.parametrize("room", ["inbedder", "incontext"])
+def test_settings_open_no_span(room, tmp_path):
+    model = small_model(room, tmp_path)
+    with traced() as trace:
+        other = model.with_instruction("Which?") if room == "inbedder" else model.with_task("Find it.")
+        other.normalize = False
+        small_model(room, tmp_path)
+    assert not trace._spans
+
+
 # Events
 
 

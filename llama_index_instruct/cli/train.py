@@ -28,7 +28,10 @@ def train_inbedder_command(
     ] = "minilm",
     groups: Annotated[int, typer.Option(help="Groups of 32 triples drawn from every domain.")] = 40,
     gist_groups: Annotated[
-        int, typer.Option(help="Groups of 32 texts of every domain that are asked what they are about.")
+        int,
+        typer.Option(
+            help="Groups of up to 32 texts, of every domain in one language, that are asked what they are about."
+        ),
     ] = 0,
     limit: Annotated[int | None, typer.Option(help="Most triples taken from --triples, whole paragraphs.")] = None,
     longest: Annotated[int | None, typer.Option(help="Most words of a paragraph taken from --triples.")] = None,

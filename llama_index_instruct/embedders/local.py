@@ -1,20 +1,19 @@
-"""What embedding models with weights on this machine share: the fields that load them, threads, pickling, the guarded cache."""
+"""What embedding models with weights on this machine share: the fields that load them, threads, pickling, keys."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, Literal
 
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, Field
 
-from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, guarded, settings_digest
+from llama_index_instruct.embedders.cache import NOT_IN_KEYS, as_query, settings_digest
+from llama_index_instruct.embedders.guarded import GuardedEmbedding
 from llama_index_instruct.embedders.threads import in_thread
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.spans import within_the_span_of_its_base
 
 
-class LocalModelEmbedding(BaseEmbedding):
+class LocalModelEmbedding(GuardedEmbedding):
     """A LlamaIndex embedding model that runs a Hugging Face model; subclasses embed, and name what their vectors depend on."""
 
     normalize: bool = Field(default=True, description="Return vectors of length one.")
@@ -30,10 +29,6 @@ class LocalModelEmbedding(BaseEmbedding):
     trust_remote_code: bool = Field(default=False, frozen=True, description="Run code that comes with a Hub model.")
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
     cache_folder: str | None = Field(default=None, frozen=True, description="Where Hub models are kept.")
-
-    @abstractmethod
-    def _cache_keys(self) -> tuple[str, str]:
-        """Return the keys of everything that the vectors of texts, and of queries, depend on."""
 
     @within_the_span_of_its_base
     def get_query_embedding(self, query: str) -> list[float]:
@@ -52,12 +47,10 @@ class LocalModelEmbedding(BaseEmbedding):
         return {**BaseModel.__getstate__(self), "__pydantic_private__": None}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign a field; the cache stays keyed by what the vectors depend on."""
+        """Assign a field; another model is refused, as the weights are loaded."""
         if name == "model_name":
             raise ConfigurationError(f"model_name: the weights are loaded; make another {type(self).__name__} instead")
         super().__setattr__(name, value)
-        if name in type(self).model_fields:
-            self._guard_cache()
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await in_thread(self._get_query_embedding, query)
@@ -67,9 +60,6 @@ class LocalModelEmbedding(BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await in_thread(self._get_text_embeddings, texts)
-
-    def _guard_cache(self) -> None:
-        self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, *self._cache_keys())
 
     def _key(self, without: frozenset[str], **more: Any) -> str:
         """Return a key for all fields but these, and what else the vectors depend on."""

@@ -81,6 +81,7 @@ def bench_inbedder(
     names = [_short(model) for model in settings.models]
     check_different_names("model", names)
     check_different_names("facets", [corpus.name for corpus in corpora])
+    check_different_names("triplets", [found.name for found in triplets])
     if wordings is not None:
         _check_wordings(triplets, wordings)
     record: dict[str, Any] = {"bench": "inbedder", "settings": asdict(settings), "triplets": {}, "clusters": {}}

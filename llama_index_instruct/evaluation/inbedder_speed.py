@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,26 +38,12 @@ WORDS = (
 BATCH = 32
 
 
-@dataclass(frozen=True)
-class PublishedProcedure:
-    """How the authors' code reads a kind of causal checkpoint, on a small model of that kind with random weights.
-
-    Attributes:
-        build: Makes the model and its tokenizer.
-        new_tokens: Most tokens it decodes for one text.
-    """
-
-    build: Callable[[], tuple[Any, Any]]
-    new_tokens: int
-
-
 RANDOM_CAUSAL = {
-    "random-llama-6x384": PublishedProcedure(lambda: random_llama(LlamaForCausalLM), new_tokens=3),
-    "random-opt-6x384": PublishedProcedure(lambda: random_opt(OPTForCausalLM), new_tokens=20),
+    "random-llama-6x384": partial(random_llama, LlamaForCausalLM),
+    "random-opt-6x384": partial(random_opt, OPTForCausalLM),
 }
-"""The published settings: three tokens for the Llama checkpoint, twenty for those of OPT. A trained model may stop before."""
-MOST_NEW_TOKENS = 20
-"""For a causal model given by name, whose answers end by themselves."""
+PUBLISHED_TOKENS = {"llama": 3, "opt": 20}
+"""Most tokens that the authors' code decodes for one text, by type of model; a trained model's answers may end before."""
 
 
 def mixed_texts(count: int, seed: int = 0) -> list[str]:
@@ -82,8 +68,8 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
     read = mixed_texts(texts)
     with one_thread():
         timed = {
-            name: _timed(_encoder(published), read, rounds, published.new_tokens)
-            for name, published in RANDOM_CAUSAL.items()
+            name: _timed(AnswerEncoder(*build(), "causal", EncoderSettings()), read, rounds)
+            for name, build in RANDOM_CAUSAL.items()
         }
         for name, model in models.items():
             if not is_sentence_encoder(model):
@@ -92,17 +78,11 @@ def bench_encoder_speed(models: Mapping[str, str], *, texts: int = 192, rounds: 
     return timed
 
 
-def _encoder(published: PublishedProcedure) -> AnswerEncoder:
-    return AnswerEncoder(*published.build(), "causal", EncoderSettings())
-
-
-def _timed(
-    encoder: AnswerEncoder, texts: list[str], rounds: int, new_tokens: int = MOST_NEW_TOKENS
-) -> dict[str, float]:
+def _timed(encoder: AnswerEncoder, texts: list[str], rounds: int) -> dict[str, float]:
     prompts, _ = encoder.prompts.encode(texts, [INSTRUCTION] * len(texts))
     architecture = encoder.architecture
     reference = (
-        (lambda: generate_states(architecture, prompts, new_tokens))
+        (lambda: generate_states(architecture, prompts))
         if isinstance(architecture, CausalLM)
         else (lambda: bare_forward(architecture, prompts, encoder.batch_tokens))
     )
@@ -117,10 +97,11 @@ def _timed(
 
 
 @torch.inference_mode()
-def generate_states(architecture: CausalLM, prompts: list[list[int]], new_tokens: int) -> None:
+def generate_states(architecture: CausalLM, prompts: list[list[int]]) -> None:
     """Run the published procedure: decode an answer, keep every hidden state, take one of them."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     model: Any = architecture.model
+    new_tokens = PUBLISHED_TOKENS.get(model.config.model_type, min(PUBLISHED_TOKENS.values()))
     for at in range(0, len(order), BATCH):
         inputs = Architecture.batch(architecture, [prompts[i] for i in order[at : at + BATCH]])
         generated = model.generate(

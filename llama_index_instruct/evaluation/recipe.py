@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from llama_index_instruct.embedders.devices import multiplies_bfloat16
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.evaluation.datasets import Query, RetrievalSet
+from llama_index_instruct.evaluation.datasets import Query, RetrievalSet, check_different_names
 from llama_index_instruct.evaluation.hidden_answers import known_answers, removed_and_best, share_holding
 from llama_index_instruct.evaluation.ranking import mean_measures, rankings
 from llama_index_instruct.inbedder.triples import QATriple
@@ -118,6 +118,7 @@ def bench_recipe(
         progress: Show progress bars.
     """
     train, held_out = split(triples, settings)
+    check_different_names("data", [held_out.name, *(data.name for data in sets)])
     with tempfile.TemporaryDirectory() as folder:
         return _bench(train, [held_out, *sets], known_answers(triples), settings, Path(folder), progress)
 

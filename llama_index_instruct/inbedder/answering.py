@@ -12,8 +12,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms.llm import LLM
 from pydantic import Field, PrivateAttr
 
-from llama_index_instruct.embedders.cache import guarded, settings_digest
+from llama_index_instruct.embedders.cache import settings_digest
 from llama_index_instruct.embedders.fields import check_instruction, checked_fields
+from llama_index_instruct.embedders.guarded import GuardedEmbedding
 from llama_index_instruct.errors import ConfigurationError, TeacherError
 from llama_index_instruct.rows import unit_rows
 from llama_index_instruct.teacher.answers import AnswerFile
@@ -27,7 +28,7 @@ SAMPLING_TEMPERATURE = 0.8
 """For several samples (released code); one sample is drawn at temperature 0."""
 
 
-class AnswerEmbedding(BaseEmbedding):
+class AnswerEmbedding(GuardedEmbedding):
     """Embeds the short answers of an LLM that was never trained for it (paper section 4.4, "re-encode").
 
     In the authors' runs ten sampled answers of an untuned chat model, embedded and averaged, came near their own model
@@ -153,14 +154,9 @@ class AnswerEmbedding(BaseEmbedding):
             ) from first
         return answers
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Assign a field; the cache stays keyed by what the vectors depend on."""
-        super().__setattr__(name, value)
-        if name in type(self).model_fields:
-            self._guard_cache()
-
-    def _guard_cache(self) -> None:
-        self.__dict__["embeddings_cache"] = guarded(self.embeddings_cache, self._digest())
+    def _cache_keys(self) -> tuple[str, str]:
+        digest = self._digest()
+        return digest, digest
 
     def _digest(self) -> str:
         asked = (

@@ -154,7 +154,7 @@ class InBedderEmbedding(LocalModelEmbedding):
         return {**super().to_payload(), "instruction": self.instruction, "pooling": self._encoder.pooling}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign a field; a question that is none is refused."""
+        """Assign a field; an empty question is refused, and the cache follows."""
         if name in ("instruction", "query_instruction"):
             check_instruction(value, name)
         super().__setattr__(name, value)

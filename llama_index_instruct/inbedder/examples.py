@@ -30,7 +30,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """One triple as token ids; ``answer_id`` numbers its distinct answer."""
+    """One triple as token ids; ``answer_id`` numbers its distinct answer, and ``answer`` is ``IGNORED`` where it is a gist."""
 
     prompt: list[int]
     answer: list[int]
@@ -83,16 +83,15 @@ class ExampleMaker:
         prompts, _ = self._prompts.encode([t.paragraph for t in triples], [t.question for t in triples])
         numbers: dict[str, int] = {}
         ids = [numbers.setdefault(triple.answer, len(numbers)) for triple in triples]
-        tokens = [self._answer_tokens(answer) for answer in numbers]
+        spoken = {
+            i: self._answer_tokens(triple.answer) for triple, i in zip(triples, ids, strict=True) if not triple.is_gist
+        }
+        unspoken = [IGNORED] * (self._masks if self._masked else 1)
         examples = [
-            Example(prompt, self._unspoken(tokens[i]) if triple.is_gist else tokens[i], i)
+            Example(prompt, unspoken if triple.is_gist else spoken[i], i)
             for triple, prompt, i in zip(triples, prompts, ids, strict=True)
         ]
         return examples, list(numbers)
-
-    def _unspoken(self, answer: list[int]) -> list[int]:
-        """Return labels that leave the words of an answer out: its embedding alone is learnt."""
-        return [IGNORED] * (len(answer) if self._masked else 1)
 
     def _answer_tokens(self, answer: str) -> list[int]:
         text = without_stopwords(answer, self._stopwords)
@@ -137,7 +136,8 @@ def collate_causal(examples: Sequence[Example], pad: int) -> Step:
     labels = torch.full((len(examples), width), IGNORED)
     at = torch.zeros((len(examples), width), dtype=torch.long)
     for row, example in enumerate(examples):
-        tokens = torch.tensor(example.prompt + example.answer)
+        # What is not learnt is not read either.
+        tokens = torch.tensor(example.prompt + [pad if token == IGNORED else token for token in example.answer])
         ids[row, longest - len(tokens) :] = tokens
         mask[row, longest - len(tokens) :] = 1
         count = len(example.answer)

@@ -24,7 +24,7 @@ QUESTIONS = (
     "What is meant?",
     "gist",
 )
-TEXTS_PER_GROUP = 32
+GIST_GROUP = 32
 
 
 def gist_triples(domains: Sequence[Domain], groups_per_domain: int, *, seed: int = 0) -> list[QATriple]:
@@ -33,7 +33,7 @@ def gist_triples(domains: Sequence[Domain], groups_per_domain: int, *, seed: int
     Args:
         domains: As read. Those with a facet named "language" are left out: an English encoder tells their languages, not
             what they say.
-        groups_per_domain: Groups of up to ``TEXTS_PER_GROUP`` triples per domain.
+        groups_per_domain: Groups of up to ``GIST_GROUP`` triples per domain.
         seed: Same seed, same triples.
     """
     rng = np.random.default_rng(seed)
@@ -43,8 +43,8 @@ def gist_triples(domains: Sequence[Domain], groups_per_domain: int, *, seed: int
             if any(facet.name == "language" for facet in domain.facets):
                 continue
             group = f"{domain.name}, gist #{number}, seed {seed}"
-            for i in rng.permutation(len(domain.texts))[:TEXTS_PER_GROUP]:
+            for i in rng.permutation(len(domain.texts))[:GIST_GROUP]:
                 text = domain.texts[i][0]
                 question = QUESTIONS[int(rng.integers(len(QUESTIONS)))]
-                triples.append(QATriple(text, question, text, group, domain.name))
+                triples.append(QATriple(text, question, text, group, domain.name, is_gist=True))
     return triples

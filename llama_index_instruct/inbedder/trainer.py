@@ -121,9 +121,7 @@ class AnswerTrainer(Trainer):
         # The trainer's own autocast covers the model's forward() only.
         with torch.autocast(device, torch.bfloat16, enabled=self._settings.bf16):
             states, scores = answer_states(self.accelerator.unwrap_model(model), self._kind, step)
-        loss = self._settings.answer_weight * functional.cross_entropy(
-            scores.flatten(0, 1).float(), step["labels"].flatten(), ignore_index=IGNORED
-        )
+        loss = self._settings.answer_weight * answer_loss(scores, step["labels"])
         pooled = states.float().mean(dim=1) if self._kind == "masked" else states[:, 0].float()
         targets = self._answers[step["answer_ids"].cpu()].to(pooled.device).float()
         if self._settings.contrast_weight:
@@ -141,25 +139,50 @@ def answer_states(model: PreTrainedModel, kind: Kind, step: Step) -> tuple[Tenso
 
     The language-model head reads only these positions: over all of them it costs more than the model below it.
     """
-    mask = step["attention_mask"]
-    order = mask.sum(dim=1).argsort(descending=True)
-    together = CPU_ROWS if mask.device.type == "cpu" else len(order)
-    states = torch.cat([_states_of(model, kind, step, rows) for rows in torch.split(order, together)])[order.argsort()]
+    if step["input_ids"].device.type == "cpu":
+        order = step["attention_mask"].sum(dim=1).argsort(descending=True)
+        parts = [_read(model, kind, _part(step, kind, rows)) for rows in torch.split(order, CPU_ROWS)]
+        states = torch.cat(parts)[order.argsort()]
+    else:
+        states = _read(model, kind, step)
     head = prediction_head(model) if kind == "masked" else cast(Any, model).get_output_embeddings()
     return states, head(states)
 
 
-def _states_of(model: PreTrainedModel, kind: Kind, step: Step, rows: Tensor) -> Tensor:
-    """Return the answer states of some rows of a step, read without the padding that only the other rows need."""
+def answer_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy over the answer tokens that are learnt; 0 where there is none, as in a batch of gists.
+
+    Args:
+        scores: (b, a, words).
+        labels: (b, a).
+    """
+    summed = functional.cross_entropy(
+        scores.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return summed / (labels != IGNORED).sum().clamp(min=1)
+
+
+def _part(step: Step, kind: Kind, rows: Tensor) -> Step:
+    """Return some rows of a step without the padding that only the other rows need."""
     mask = step["attention_mask"][rows]
     padding = mask.shape[1] - int(mask.sum(dim=1).max())
     cut = padding if kind == "causal" else 0  # causal prompts are padded in front
     columns = slice(cut, mask.shape[1] - padding + cut)
-    inputs = {"input_ids": step["input_ids"][rows, columns], "attention_mask": mask[:, columns]}
+    return {
+        "input_ids": step["input_ids"][rows, columns],
+        "attention_mask": mask[:, columns],
+        "answer_at": step["answer_at"][rows] - cut,
+        "labels": step["labels"][rows],
+        "answer_ids": step["answer_ids"][rows],
+    }
+
+
+def _read(model: PreTrainedModel, kind: Kind, step: Step) -> Tensor:
+    inputs = {"input_ids": step["input_ids"], "attention_mask": step["attention_mask"]}
     if kind == "causal":
-        inputs |= position_ids(model, inputs["attention_mask"])
+        inputs |= position_ids(model, step["attention_mask"])
     states = model.base_model(**inputs).last_hidden_state
-    return cast(Tensor, states[torch.arange(len(rows), device=rows.device)[:, None], step["answer_at"][rows] - cut])
+    return cast(Tensor, states[torch.arange(len(states), device=states.device)[:, None], step["answer_at"]])
 
 
 def embed_answers(answers: Sequence[str], encoder: str, width: int) -> Tensor:

@@ -14,7 +14,8 @@ class InBedderTrainingSettings:
 
     Attributes:
         epochs: Passes over the triples.
-        batch_size: Triples per step; the contrastive terms compare within a batch.
+        batch_size: Triples per step; the contrastive terms compare within a batch. On a CPU the attention weights of a whole
+            step are kept for its backward pass: fewer for long prompts and large models.
         learning_rate: Peak; linear warm-up over ``warmup`` of the steps, then linear decay to zero.
         warmup: Share of the steps.
         weight_decay: AdamW's.

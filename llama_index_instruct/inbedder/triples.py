@@ -24,10 +24,11 @@ class QATriple:
     Attributes:
         paragraph: The text.
         question: The instruction.
-        answer: What the embedding should stand for, a few words; or the paragraph itself, see ``is_gist``.
+        answer: What the embedding should stand for, a few words.
         group: Triples of one group are put into the same batch, where each is a hard negative of the others: several
             questions about one paragraph, or the texts of one domain. Empty: the paragraph itself.
         source: Where the triple comes from; listed in the model card.
+        is_gist: The answer is the text itself: its embedding is learnt, and not its words.
     """
 
     paragraph: str
@@ -35,11 +36,7 @@ class QATriple:
     answer: str
     group: str = ""
     source: str = ""
-
-    @property
-    def is_gist(self) -> bool:
-        """Whether the answer is the text itself: then its embedding is learnt, and not its words."""
-        return self.answer == self.paragraph
+    is_gist: bool = False
 
 
 def read_triples(paths: Iterable[str | Path]) -> list[QATriple]:

@@ -116,7 +116,7 @@ class InContextEmbedding(LocalModelEmbedding):
         return self._vectors(self._tokenizer.queries(read, head), head.shared)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign a field; the prompt follows."""
+        """Assign a field; the prompt and the cache follow."""
         if name not in ("task", "examples"):
             super().__setattr__(name, value)
             return

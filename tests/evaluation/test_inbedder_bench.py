@@ -22,6 +22,7 @@ from llama_index_instruct.evaluation.inbedder_speed import RANDOM_CAUSAL, bench_
 from llama_index_instruct.evaluation.report import inbedder_table
 from llama_index_instruct.evaluation.triplets import TripletSet, load_triplets, success
 from llama_index_instruct.inbedder.embedding import InBedderEmbedding
+from llama_index_instruct.inbedder.encoder import AnswerEncoder, EncoderSettings
 from llama_index_instruct.models import offline_minilm_path
 
 MOOD, THING = "How does the writer feel?", "Which thing is it about?"
@@ -356,6 +357,16 @@ def test_folders_of_one_name_are_refused(tmp_path, bench):
         bench(loaded(tmp_path), _one_model=blind, _two_model=blind)
 
 
+def test_data_of_one_name_is_refused(tmp_path):
+    settings = InBedderBench(("minilm",))
+    corpus = FacetedCorpus("shop", [], [])
+    with pytest.raises(ConfigurationError, match="facets: expected folders of different names, found shop, shop"):
+        bench_inbedder([], [corpus, corpus], settings, progress=False)
+    found = loaded(tmp_path)
+    with pytest.raises(ConfigurationError, match="triplets: expected folders of different names"):
+        bench_inbedder([*found, *found], [], settings, progress=False)
+
+
 def test_a_folder_with_and_without_a_prefix_can_be_compared(tmp_path, bench):
     record = bench(loaded(tmp_path), _models_taught=blind, centered___models_taught=blind, prefix___models_taught=blind)
     assert len(record["means"]) == 3 and "centered:" in list(record["means"])[1]
@@ -536,6 +547,18 @@ def test_speed_is_positive(tmp_path, short_texts, family):
         assert list(row) == ["texts_per_cpu_s", "vs_reference"]
         assert all(math.isfinite(value) and value > 0 for value in row.values())
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("random-llama-6x384", 3), ("random-opt-6x384", 20)])
+def test_the_published_procedure_decodes_as_the_authors_do(name, tokens, monkeypatch):
+    asked = []
+    model, tokenizer = RANDOM_CAUSAL[name]()
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **given: asked.append(given) or generate(**given))
+    encoder = AnswerEncoder(model, tokenizer, "causal", EncoderSettings())
+    inbedder_speed.generate_states(encoder.architecture, [[7, 8, 9]] * 33)
+    assert [given["max_new_tokens"] for given in asked] == [tokens] * 2
+    assert all(given["output_hidden_states"] for given in asked)
 
 
 def test_speed_of_models_that_do_not_answer_is_left_out(bert, short_texts):

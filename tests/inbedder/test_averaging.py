@@ -80,11 +80,37 @@ def test_no_models_are_refused(tmp_path):
         average_models([], tmp_path / "mean")
 
 
-def test_models_of_another_shape_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [{"type_vocab_size": 5}, {"inbedder": {"pooling": "avg_gen", "template": "inbedder", "masks": 5}}],
+    ids=["shape", "masks"],
+)
+def test_models_of_another_kind_are_refused(tmp_path, changes):
     one = tiny.save("bert", tmp_path / "one")
-    wider = tiny.save("bert", tmp_path / "wider", type_vocab_size=5)
-    with pytest.raises(ConfigurationError, match="wider: expected the weights of the first model"):
-        average_models([str(one), str(wider)], tmp_path / "mean")
+    other = tiny.save("bert", tmp_path / "other", **changes)
+    with pytest.raises(ConfigurationError, match="other: expected the architecture, vocabulary and template of"):
+        average_models([str(one), str(other)], tmp_path / "mean")
+
+
+def test_models_with_other_words_are_refused(tmp_path):
+    one, other = two("bert", tmp_path)
+    tokenizer = tmp_path / "other" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8").replace('"the"', '"xyz"'), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="vocabulary"):
+        average_models([one, other], tmp_path / "mean")
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    one = tiny.save("t5", tmp_path / "one")
+    with pytest.raises(ConfigurationError, match="found an encoder-decoder"):
+        average_models([str(one)], tmp_path / "mean")
+
+
+def test_weights_of_another_format_are_not_left_behind(tmp_path):
+    one = tiny.save("bert", tmp_path / "one")
+    small = average_models([str(one)], tmp_path / "small", eight_bit=True)
+    with pytest.raises(ConfigurationError, match="expected a new or empty folder"):
+        average_models([str(one)], small)
 
 
 def test_eight_bits_of_a_causal_model_are_refused(tmp_path):

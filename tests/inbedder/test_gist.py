@@ -2,12 +2,12 @@ from dataclasses import replace
 
 from inbedder.test_facet_texts import SHOP, WHOLE
 
-from llama_index_instruct.inbedder.gist import QUESTIONS, TEXTS_PER_GROUP, gist_triples
+from llama_index_instruct.inbedder.gist import GIST_GROUP, QUESTIONS, gist_triples
 
 
 def test_general_questions_are_answered_by_the_text_itself():
     triples = gist_triples([SHOP], 3)
-    assert len(triples) == 3 * TEXTS_PER_GROUP
+    assert len(triples) == 3 * GIST_GROUP
     for triple in triples:
         assert triple.is_gist and triple.paragraph in WHOLE and triple.question in QUESTIONS and triple.source == "shop"
 
@@ -18,7 +18,7 @@ def test_a_group_holds_no_text_twice():
     assert len(groups) == 3
     for group in groups:
         texts = [triple.paragraph for triple in triples if triple.group == group]
-        assert len(texts) == len(set(texts)) == TEXTS_PER_GROUP
+        assert len(texts) == len(set(texts)) == GIST_GROUP
 
 
 def test_the_seed_decides():

@@ -353,7 +353,9 @@ def test_padding_changes_no_state(family, tmp_path):
 @families
 def test_rows_read_in_parts_have_the_states_of_rows_read_together(family, tmp_path, monkeypatch):
     made, model, _tokenizer = prepared(family, tmp_path)
-    step = made.data_collator(made.train_dataset[:7])
+    rows = [QATriple("paper " * words, "b", "ink") for words in (3, 1, 9, 4, 1, 6, 2)]
+    step = made.data_collator(examples_of(family, rows)[0])
+    assert step["attention_mask"].sum(dim=1).unique().numel() == 6
     with torch.no_grad():
         together = trainer.answer_states(model, KINDS[family], step)
         monkeypatch.setattr(trainer, "CPU_ROWS", 2)
@@ -362,12 +364,43 @@ def test_rows_read_in_parts_have_the_states_of_rows_read_together(family, tmp_pa
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
+GISTS = [QATriple(text, "b", text, is_gist=True) for text in ("paper ink", "signal cable", "ringtone call")]
+
+
 @families
 def test_the_words_of_a_gist_are_not_learnt(family):
-    rows = [QATriple("paper ink", "b", "ink"), QATriple("paper ink", "b", "paper ink")]
-    (spoken, gist), answers, _ = examples_of(family, rows)
-    assert set(gist.answer) == {IGNORED} and IGNORED not in spoken.answer
+    rows = [QATriple("paper ink", "b", "ink"), GISTS[0], QATriple("paper ink", "b", "paper ink")]
+    (spoken, gist, repeated), answers, _ = examples_of(family, rows)
+    assert set(gist.answer) == {IGNORED} and IGNORED not in spoken.answer and IGNORED not in repeated.answer
     assert gist.prompt == spoken.prompt and answers[gist.answer_id] == "paper ink"
+
+
+@families
+def test_gists_teach_their_embedding_alone(family, tmp_path):
+    made, model, _tokenizer = prepared(family, tmp_path, contrast_weight=0.0, state_weight=0.0)
+    some = [*triples()[:3], *GISTS]
+    examples = examples_of(family, some)[0]
+    with torch.no_grad():
+        mixed, spoken = (made.compute_loss(model, made.data_collator(rows)) for rows in (examples, examples[:3]))
+        assert made.compute_loss(model, made.data_collator(examples[3:])) == 0.0
+    torch.testing.assert_close(mixed, spoken, rtol=1e-4, atol=1e-5)
+
+
+@families
+def test_gradients_of_gists_alone_are_finite(family, tmp_path):
+    made, model, _tokenizer = prepared(family, tmp_path, GISTS)
+    loss = made.compute_loss(model, made.data_collator(made.train_dataset))
+    loss.backward()
+    assert torch.isfinite(loss) and loss > 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@families
+def test_a_cpu_trains_without_fused_attention_and_does_not_save_so(family, tmp_path):
+    model, _, _ = trainer.load_for_training(str(save_tiny(family, tmp_path / "base")), None, QUICK)
+    assert model.config._attn_implementation == "eager"
+    model.save_pretrained(tmp_path / "saved")
+    assert "eager" not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
 
 
 @families

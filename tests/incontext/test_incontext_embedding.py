@@ -275,6 +275,10 @@ def test_task_examples_and_queries_all_matter(embedding):
     assert all(distance(vectors[i], vectors[j]) > 1e-3 for i in range(len(vectors)) for j in range(i))
 
 
+def test_no_callback_manager_is_llamaindex_s_own(folder):
+    assert made(folder, callback_manager=None).callback_manager is not None
+
+
 def test_no_texts_have_no_vectors(embedding):
     assert embedding.get_query_embeddings([]) == embedding.get_text_embedding_batch([]) == []
 
