@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from llama_index_instruct.embedders.positions import position_ids
 from llama_index_instruct.inbedder.decoding import Decoded, decode
 from llama_index_instruct.inbedder.loading import output_embeddings, prediction_head
-from llama_index_instruct.inbedder.pooling import Pooling, expected_answer, masked_mean, pool_steps
+from llama_index_instruct.inbedder.pooling import Pooling, blended, expected_answer, masked_mean, pool_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -58,8 +58,14 @@ class Architecture(ABC):
         return {int(token) for token in ends if token is not None}
 
     @abstractmethod
-    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
-        """Return the pooled states of a batch of prompts, (b, d)."""
+    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling, prompt_share: float = 0.0) -> Tensor:
+        """Return the pooled states of a batch of prompts, (b, d).
+
+        Args:
+            prompts: Token ids.
+            pooling: Which states.
+            prompt_share: How much of the prompt's mean state is added, see ``blended``; only where one pass gives both.
+        """
 
     @abstractmethod
     def answer_tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -103,7 +109,7 @@ class CausalLM(Architecture):
         inputs = super().batch(prompts)
         return inputs | position_ids(self.model, inputs["attention_mask"])
 
-    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
+    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling, prompt_share: float = 0.0) -> Tensor:
         """Pool one batch; only ``avg_gen`` and ``last_gen`` decode."""
         if pooling in ("avg_gen", "last_gen"):
             decoded = self.decoded(prompts)
@@ -114,11 +120,12 @@ class CausalLM(Architecture):
             scores = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
             return expected_answer(scores, output_embeddings(self.model))
         states = self.body(**inputs, use_cache=False)
-        if pooling == "first_gen":
+        if pooling == "first_gen" and not prompt_share:
             return states[:, -1]
         read = inputs["attention_mask"].bool().clone()
         read[:, -1] = False
-        return masked_mean(states, read)
+        prompt = masked_mean(states, read)
+        return blended(states[:, -1], prompt, prompt_share) if pooling == "first_gen" else prompt
 
     def answer_tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Decode greedily."""
@@ -167,25 +174,29 @@ class MaskedLM(Architecture):
         super().__init__(*args, **settings)
         self.masks = masks
 
-    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
+    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling, prompt_share: float = 0.0) -> Tensor:
         """Pool one batch."""
         inputs = self.batch(prompts)
         states = self.body(**inputs)
         at = self._mask_positions(inputs)
         rows = torch.arange(len(at), device=at.device)[:, None]
         if pooling == "avg_prompt":
-            read = inputs["attention_mask"].bool().clone()
-            read[rows, at] = False
-            read[rows, at[:, -1:] + 1] = False
-            return masked_mean(states, read)
+            return self._prompt_mean(states, inputs["attention_mask"], rows, at)
         if pooling == "expected_answer":
             return expected_answer(
                 prediction_head(self.model)(states[rows[:, 0], at[:, 0]]), output_embeddings(self.model)
             )
-        answer = states[rows, at]
-        if pooling == "avg_gen":
-            return answer.mean(dim=1)
-        return answer[:, 0 if pooling == "first_gen" else -1]
+        masks = states[rows, at]
+        answer = masks.mean(dim=1) if pooling == "avg_gen" else masks[:, 0 if pooling == "first_gen" else -1]
+        if not prompt_share:
+            return answer
+        return blended(answer, self._prompt_mean(states, inputs["attention_mask"], rows, at), prompt_share)
+
+    def _prompt_mean(self, states: Tensor, mask: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+        read = mask.bool().clone()
+        read[rows, at] = False
+        read[rows, at[:, -1:] + 1] = False
+        return masked_mean(states, read)
 
     def answer_tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the likeliest word at every mask, up to the first end token."""
@@ -207,8 +218,8 @@ class MaskedLM(Architecture):
 class Seq2SeqLM(Architecture):
     """The encoder reads the prompt, the decoder's steps are the answer states; ``avg_prompt`` pools the encoder."""
 
-    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
-        """Pool one batch."""
+    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling, prompt_share: float = 0.0) -> Tensor:
+        """Pool one batch; the prompt's states are another network's, and cannot be added."""
         inputs = self.batch(prompts)
         if pooling == "avg_prompt":
             output = self.model.get_encoder()(**inputs, output_hidden_states=True)

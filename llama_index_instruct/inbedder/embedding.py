@@ -58,6 +58,13 @@ class InBedderEmbedding(LocalModelEmbedding):
         "sequence-to-sequence models, 'avg_gen' for masked ones.",
     )
     layer: int = Field(default=-1, frozen=True, description="Hidden state to pool; 0 the word embeddings, -1 the last.")
+    prompt_share: float | None = Field(
+        default=None,
+        ge=0,
+        frozen=True,
+        description="How much of the prompt's mean state is added to the answer's, both of length one: more of it, and texts "
+        "that say the same come nearer, whatever they answer. None: what the model was made for, else 0.",
+    )
     template: str | None = Field(
         default=None, frozen=True, description="'inbedder', 'chat', or a pattern with {input} and {instruction}."
     )
@@ -180,6 +187,7 @@ class InBedderEmbedding(LocalModelEmbedding):
         return EncoderSettings(
             pooling=self.pooling,
             layer=self.layer,
+            prompt_share=self.prompt_share,
             template=self.template,
             masks=self.masks,
             max_length=self.max_length,

@@ -38,6 +38,7 @@ class EncoderSettings:
     Attributes:
         pooling: Which states are the embedding.
         layer: Hidden state to read, -1 for the last.
+        prompt_share: How much of the prompt's mean state is added to the answer, both of length one.
         template: Name or pattern of the prompt template.
         masks: Mask tokens of a masked model.
         max_length: Longest prompt in tokens.
@@ -48,6 +49,7 @@ class EncoderSettings:
 
     pooling: Pooling | None = None
     layer: int = -1
+    prompt_share: float | None = None
     template: str | None = None
     masks: int | None = None
     max_length: int | None = None
@@ -81,6 +83,9 @@ class AnswerEncoder:
         self.pooling: Pooling = settings.pooling or own.get("pooling") or _DEFAULT_POOLING[kind]
         self.template = settings.template or own.get("template") or "inbedder"
         self.masks = settings.masks or own.get("masks") or 3
+        share = settings.prompt_share
+        self.prompt_share = float(own.get("prompt_share", 0.0)) if share is None else share
+        self._check_share(settings)
         self.max_length = _prompt_room(model.config, tokenizer, kind, settings)
         self._check_layer(model.config, settings.layer)
         prefix, suffix = special_tokens(tokenizer, kind, self.masks)
@@ -104,7 +109,7 @@ class AnswerEncoder:
         rows: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(texts)
 
         def read(prompts: list[list[int]], at: list[int]) -> None:
-            pooled = self.architecture.embed(prompts, self.pooling).float().cpu().numpy()
+            pooled = self.architecture.embed(prompts, self.pooling, self.prompt_share).float().cpu().numpy()
             for i, row in zip(at, pooled, strict=True):
                 rows[i] = row
 
@@ -142,6 +147,15 @@ class AnswerEncoder:
     def __deepcopy__(self, memo: dict[int, Any]) -> AnswerEncoder:
         return self  # never changes, and is safe to share
 
+    def _check_share(self, settings: EncoderSettings) -> None:
+        if (self.kind, self.pooling) in _ONE_PASS:
+            return
+        if settings.prompt_share:
+            raise ConfigurationError(
+                f"prompt_share: expected 0 with pooling {self.pooling!r} of a {self.kind} model, found {self.prompt_share}"
+            )
+        self.prompt_share = 0.0
+
     def _check_layer(self, config: PretrainedConfig, layer: int) -> None:
         if self.pooling == "expected_answer" and layer != -1:
             raise ConfigurationError(f"layer: expected -1 with pooling 'expected_answer', found {layer}")
@@ -151,6 +165,9 @@ class AnswerEncoder:
         if not -1 <= layer <= last:
             raise ConfigurationError(f"layer: expected -1 or 0 to {last}, found {layer}")
 
+
+_ONE_PASS = {("causal", "first_gen"), *(("masked", pooling) for pooling in ("first_gen", "last_gen", "avg_gen"))}
+"""Where one forward pass gives the answer's state and the prompt's."""
 
 _DEFAULT_POOLING: dict[str, Pooling] = {"causal": "first_gen", "masked": "avg_gen", "seq2seq": "first_gen"}
 

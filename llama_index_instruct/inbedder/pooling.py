@@ -58,3 +58,17 @@ def expected_answer(scores: Tensor, words: Tensor) -> Tensor:
         words: (words, d), the output embeddings.
     """
     return functional.softmax(scores.float(), dim=1).to(words.dtype) @ words
+
+
+def blended(answer: Tensor, prompt: Tensor, share: float) -> Tensor:
+    """Return the answer's direction and, by a share, the prompt's: what the text says besides its answer, (b, d).
+
+    Where a model is unsure of its answer, texts that say the same still come near each other; where it is sure, the answer
+    decides.
+
+    Args:
+        answer: (b, d).
+        prompt: (b, d).
+        share: Length of the prompt's part beside an answer of length one.
+    """
+    return functional.normalize(answer.float(), dim=1) + share * functional.normalize(prompt.float(), dim=1)

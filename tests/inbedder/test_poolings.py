@@ -313,3 +313,39 @@ def test_poolings_that_need_no_answer_do_not_decode(models, name, pooling, monke
     encoder = models[name].encoder(pooling=pooling)
     monkeypatch.setattr(encoder.architecture, "decoded", None)
     assert np.isfinite(encoder.embed(TEXTS, FEELING)).all()
+
+
+# A share of the prompt beside the answer
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+ONE_PASS = [
+    *((name, "first_gen") for name in CAUSAL),
+    *((name, p) for name in MASKED for p in ("avg_gen", "first_gen")),
+]
+
+
+@pytest.mark.parametrize(("name", "pooling"), ONE_PASS, indirect=["name"])
+def test_a_share_of_the_prompt_is_added_to_the_answer(loaded, pooling):
+    answers, prompts = (loaded.encoder(pooling=p).embed(TEXTS, FEELING) for p in (pooling, "avg_prompt"))
+    blended = loaded.encoder(pooling=pooling, prompt_share=0.7).embed(TEXTS, FEELING)
+    np.testing.assert_allclose(blended, unit(answers) + 0.7 * unit(prompts), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MASKED, indirect=True)
+def test_a_model_says_what_share_it_was_made_for(loaded, monkeypatch):
+    monkeypatch.setattr(loaded.model.config, "inbedder", {"prompt_share": 0.7}, raising=False)
+    assert loaded.encoder().prompt_share == 0.7
+    assert loaded.encoder(prompt_share=0.0).prompt_share == 0.0
+    assert loaded.encoder(pooling="avg_prompt").prompt_share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling"), [("bert", "expected_answer"), ("gpt2", "avg_gen"), ("t5", "first_gen")], indirect=["name"]
+)
+def test_where_one_pass_does_not_give_both_a_share_is_refused(loaded, pooling):
+    with pytest.raises(ConfigurationError, match=f"prompt_share: expected 0 with pooling '{pooling}'"):
+        loaded.encoder(pooling=pooling, prompt_share=0.5)
