@@ -19,16 +19,7 @@ def random_llama(kind: Any) -> tuple[Any, PreTrainedTokenizerFast]:
     Args:
         kind: ``LlamaModel`` or one of its heads' classes.
     """
-    tokenizer = load_tokenizer(resolve_model(MINILM))
-    config = LlamaConfig(
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        max_position_embeddings=POSITIONS,
-        **_vocabulary(tokenizer),
-    )
-    return _seeded(kind, config), tokenizer
+    return _random(kind, LlamaConfig, intermediate_size=4 * WIDTH)
 
 
 def random_opt(kind: Any) -> tuple[Any, PreTrainedTokenizerFast]:
@@ -37,28 +28,21 @@ def random_opt(kind: Any) -> tuple[Any, PreTrainedTokenizerFast]:
     Args:
         kind: ``OPTModel`` or one of its heads' classes.
     """
+    return _random(kind, OPTConfig, ffn_dim=4 * WIDTH, word_embed_proj_dim=WIDTH)
+
+
+def _random(kind: Any, config: Any, **own: int) -> tuple[Any, PreTrainedTokenizerFast]:
     tokenizer = load_tokenizer(resolve_model(MINILM))
-    config = OPTConfig(
+    settings = config(
+        vocab_size=len(tokenizer),
         hidden_size=WIDTH,
-        word_embed_proj_dim=WIDTH,
-        ffn_dim=4 * WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         max_position_embeddings=POSITIONS,
-        **_vocabulary(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        **own,
     )
-    return _seeded(kind, config), tokenizer
-
-
-def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-    }
-
-
-def _seeded(kind: Any, config: Any) -> Any:
     torch.manual_seed(0)
-    return kind(config).eval()
+    return kind(settings).eval(), tokenizer

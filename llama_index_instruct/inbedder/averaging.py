@@ -46,12 +46,12 @@ def average_models(
     first, tokenizer = _load(models[0]), load_tokenizer(resolve_model(models[0]))
     if eight_bit and _kind(first) != "masked":
         raise ConfigurationError(f"eight_bit: expected a masked model, found a {_kind(first)} one")
-    mean = _numbers(first)
+    mean, wanted = _numbers(first), _traits(first, tokenizer)
     for value in mean.values():
         value.mul_(shares[0])
     for name, share in zip(models[1:], shares[1:], strict=True):
         other = _load(name)
-        if _traits(other, load_tokenizer(resolve_model(name))) != _traits(first, tokenizer):
+        if _traits(other, load_tokenizer(resolve_model(name))) != wanted:
             raise ConfigurationError(
                 f"{name}: expected the architecture, vocabulary and template of {models[0]}, found others"
             )
