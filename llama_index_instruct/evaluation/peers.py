@@ -15,7 +15,8 @@ import numpy.typing as npt
 from llama_index_instruct.evaluation.timing import cpu_seconds
 from llama_index_instruct.refinement.objectives import LOG_FLOOR
 from llama_index_instruct.refinement.rounds import RefinementRounds
-from llama_index_instruct.refinement.settings import Method
+from llama_index_instruct.refinement.selection import TRUSTED_SELECTION, SelectionSettings
+from llama_index_instruct.refinement.settings import TRUSTED_JUDGE, Method
 
 Rows = npt.NDArray[np.intp]
 FloatArray = npt.NDArray[np.float64]
@@ -109,13 +110,17 @@ def kl_reference(task: Task) -> Ranked:
     return _ranked(task, vector / np.linalg.norm(vector), asked, spent)
 
 
-def refinement(method: Method, **settings: Any) -> Callable[[Task], Ranked]:
-    """Return this package's refinement as a peer; candidates, rounds and selection as in the retriever."""
+def refinement(
+    method: Method, *, selection: SelectionSettings | None = None, **settings: Any
+) -> Callable[[Task], Ranked]:
+    """Return this package's refinement as a peer; candidates and rounds as in the retriever."""
 
     def rank(task: Task) -> Ranked:
         pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
         spent, rounds = cpu_seconds(
-            lambda: RefinementRounds(task.query, task.documents[pool], judged=task.judged, rounds=task.rounds)
+            lambda: RefinementRounds(
+                task.query, task.documents[pool], judged=task.judged, rounds=task.rounds, selection=selection
+            )
         )
         while True:
             choosing, rows = cpu_seconds(rounds.next_rows)
@@ -184,4 +189,5 @@ PEERS: dict[str, Callable[[Task], Ranked]] = {
     "rocchio": refinement("rocchio"),
     "qdrant-feedback": qdrant_feedback(QDRANT_DOCUMENTED),
     "logistic": refinement("logistic"),
+    "logistic-trusted": refinement("logistic", selection=TRUSTED_SELECTION, **TRUSTED_JUDGE),
 }

@@ -1,7 +1,7 @@
 """How far judgements agree with each other: an estimate of the judge's reliability, from one query. Pure numpy.
 
 Each judgement is foretold from the others. A judge that answers at random cannot be foretold; one that follows something the
-vectors see can.
+vectors see can. What comes out as foretold also tells which single answers to doubt.
 """
 
 from __future__ import annotations
@@ -14,24 +14,48 @@ from llama_index_instruct.refinement.logistic import LogisticFit, LogisticPrior
 
 FloatArray = npt.NDArray[np.float64]
 
+# No answer is foretold with more certainty than this.
+SUREST = 0.99
 
-def agreement(passages: FloatArray, relevance: FloatArray, fit: LogisticFit, prior: LogisticPrior) -> float:
+
+def agreement(relevance: FloatArray, foretold: FloatArray) -> float:
     """Return the chance that the more relevant of two passages is foretold to be so.
 
     Args:
-        passages: Shape (k, d), unit rows.
         relevance: Shape (k,), in [0, 1], not all equal.
-        fit: Their logistic fit.
-        prior: Its prior.
+        foretold: Shape (k,), logits, see ``left_out_logits``.
 
     Returns:
         A concordance in [0, 1]; 0.5 = nothing foretold. With answers of 0 and 1 it is the area under the ROC curve.
     """
-    foretold = left_out_logits(passages, relevance, fit, prior)
     weight = np.maximum(relevance[:, None] - relevance[None, :], 0.0)
     difference = foretold[:, None] - foretold[None, :]
     right = (difference > 0.0) + 0.5 * (difference == 0.0)
     return float((weight * right).sum() / weight.sum())
+
+
+def believed(relevance: FloatArray, foretold: FloatArray, error: float) -> FloatArray:
+    """Return the probability that each passage is relevant, given the answer and what the other answers foretell.
+
+    Bayes' rule for a judge that gives the wrong one of two answers with probability ``error``. A fractional answer is that
+    mixture of yes and no.
+
+    Args:
+        relevance: Shape (k,), in [0, 1].
+        foretold: Shape (k,), logits of a yes, see ``left_out_logits``.
+        error: In [0, 0.5); 0 = every answer as it is.
+
+    Example:
+        >>> believed(np.array([1.0, 1.0, 0.0]), np.array([-3.0, 3.0, 3.0]), 0.02).round(2).tolist()
+        [0.59, 1.0, 0.41]
+    """
+    if error == 0.0:
+        return relevance
+    # A yes is foretold for wrong answers too; this is the probability that the passage is relevant.
+    before = np.clip((sigmoid(foretold) - error) / (1.0 - 2.0 * error), 1.0 - SUREST, SUREST)
+    after_yes = before * (1.0 - error) / (before * (1.0 - error) + (1.0 - before) * error)
+    after_no = before * error / (before * error + (1.0 - before) * (1.0 - error))
+    return np.asarray(relevance * after_yes + (1.0 - relevance) * after_no)
 
 
 def left_out_logits(passages: FloatArray, relevance: FloatArray, fit: LogisticFit, prior: LogisticPrior) -> FloatArray:

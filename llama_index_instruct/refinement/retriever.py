@@ -25,8 +25,8 @@ from llama_index_instruct.refinement.course import (
     counts_of,
     refinement_course,
 )
-from llama_index_instruct.refinement.selection import SelectionSettings
-from llama_index_instruct.refinement.settings import Method, make_settings
+from llama_index_instruct.refinement.selection import TRUSTED_SELECTION, SelectionSettings
+from llama_index_instruct.refinement.settings import TRUSTED_JUDGE, Method, make_settings
 from llama_index_instruct.refinement.trace import RefinementEvent, RefinementTrace
 from llama_index_instruct.spans import Count, span
 from llama_index_instruct.steps import arun_course, run_course
@@ -62,6 +62,8 @@ class RefinementRetriever(BaseRetriever):
         method_settings: Settings of the method, see ``refine_query``.
         selection: How the passages to be judged are chosen.
         candidates: Hits fetched, vectors included, to choose them from; dense queries only.
+        trusted_judge: Say that the judge is hardly ever wrong. Then every answer counts in full and the first round looks
+            around too. Better with right answers, harmful with wrong ones: measure a sample of yours before.
         judge_deadline: Seconds for the whole judging stage, whatever retries the LLM makes; None = no limit.
         pin_judged: Put passages judged relevant first. For corpora you trust: it gives up the bound above.
         on_error: ``"plain"`` = unrefined ranking and a warning; ``"raise"`` = ``RefinementError``.
@@ -91,6 +93,7 @@ class RefinementRetriever(BaseRetriever):
         method_settings: dict[str, Any] | None = None,
         selection: SelectionSettings | None = None,
         candidates: int = 100,
+        trusted_judge: bool = False,
         judge_deadline: float | None = 10.0,
         pin_judged: bool = False,
         on_error: Literal["plain", "raise"] = "plain",
@@ -107,8 +110,10 @@ class RefinementRetriever(BaseRetriever):
         self.judged = judged
         self.rounds = rounds
         self.method: Method = method
-        self.method_settings = dict(method_settings or {})
-        self.selection = selection or SelectionSettings()
+        self.trusted_judge = trusted_judge
+        presets = TRUSTED_JUDGE if trusted_judge and method == "logistic" else {}
+        self.method_settings = {**presets, **(method_settings or {})}
+        self.selection = selection or (TRUSTED_SELECTION if trusted_judge else SelectionSettings())
         self.candidates = candidates
         self.judge_deadline = judge_deadline
         self.pin_judged = pin_judged

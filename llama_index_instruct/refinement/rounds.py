@@ -26,7 +26,7 @@ class RefinementRounds:
         candidates: Shape (n, d), finite non-zero rows, best first.
         judged: Judgements in all.
         rounds: Rounds they are spread over.
-        selection: How further rounds pick.
+        selection: How each round picks.
 
     Example:
         >>> rounds = RefinementRounds(np.array([1.0, 0.0]), np.array([[0.8, 0.6], [0.8, -0.6]]), judged=2, rounds=1)
@@ -61,8 +61,6 @@ class RefinementRounds:
         if not self._budget or len(self._rows) == len(self._candidates):
             return np.zeros(0, dtype=np.intp)
         count = self._budget.pop(0)
-        if len(self._rows) == 0:
-            return np.arange(min(count, len(self._candidates)))
         return select_candidates(self._query, self._candidates, self._rows, self._relevance, count, self._selection)
 
     def record(self, rows: npt.NDArray[np.intp], relevance: FloatArray) -> None:
@@ -77,4 +75,11 @@ class RefinementRounds:
 
     def refine(self, method: Method = "logistic", **settings: Any) -> RefinedQuery:
         """Return the query refined by everything recorded; see ``refine_query``."""
-        return refine_query(self._query, self._candidates[self._rows], self._relevance, method=method, **settings)
+        return refine_query(
+            self._query,
+            self._candidates[self._rows],
+            self._relevance,
+            method=method,
+            others=np.delete(self._candidates, self._rows, axis=0),
+            **settings,
+        )

@@ -1,10 +1,11 @@
 """Which candidates to judge next. Pure numpy.
 
-What is judged matters more than how the vector is solved for. The first round takes the top of the ranking; every further
-one takes, one after the other, the candidate with the highest upper confidence bound: its predicted logit plus a multiple of
-its posterior standard deviation. Picking a candidate shrinks the uncertainty of those like it, so near-duplicates are not
-paid for twice. The multiple grows with the share judged relevant so far: where much is relevant it pays to look around,
-where little is, to stay near the top.
+What is judged matters more than how the vector is solved for. Candidates are taken one after the other, each time the one
+with the highest upper confidence bound: its predicted logit plus a multiple of its posterior standard deviation. Picking a
+candidate shrinks the uncertainty of those like it, so near-duplicates are not paid for twice. The multiple grows with the
+share judged relevant so far: where much is relevant it pays to look around, where little is, to stay near the top; in the first
+round it is zero unless asked for, which gives the top of the ranking. Where nothing was relevant at all the top is the wrong
+place, and each pick is the likeliest if everything before it, judged or picked, is irrelevant.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
 
 FloatArray = npt.NDArray[np.float64]
 
+# When all have failed, what resembles them must fall by as much as its similarity says: no intercept takes the blame.
+ALL_FAILED = LogisticPrior(scale=16.0, precision=0.1, intercept_precision=100.0)
+
 
 @dataclass(frozen=True)
 class SelectionSettings:
@@ -27,22 +31,29 @@ class SelectionSettings:
 
     Attributes:
         exploration: Standard deviations added to the logit when half of the judged passages are relevant.
+        first_exploration: The same in the first round, when nothing is judged; 0 = the top of the ranking. 1 is better with a
+            judge that is hardly ever wrong.
         adaptation: Power of the share judged relevant by which it grows; 0 = always the same.
         window: Best-predicted unjudged candidates among which to choose.
         prior: Of the regression that predicts; tighter than the solver's, since it predicts from half of the judgements.
     """
 
     exploration: float = 2.0
+    first_exploration: float = 0.0
     adaptation: float = 1.5
     window: int = 40
     prior: LogisticPrior = field(default_factory=lambda: LogisticPrior(scale=8.0, precision=0.1))
 
     def __post_init__(self) -> None:
-        if self.exploration < 0.0 or self.adaptation < 0.0 or self.window < 1:
+        if min(self.exploration, self.first_exploration, self.adaptation) < 0.0 or self.window < 1:
             raise ConfigurationError(
-                "selection: expected exploration and adaptation of 0 or more and a window of 1 or more, found "
-                f"{self.exploration}, {self.adaptation}, {self.window}"
+                "selection: expected exploration, first_exploration and adaptation of 0 or more and a window of 1 or more, "
+                f"found {self.exploration}, {self.first_exploration}, {self.adaptation}, {self.window}"
             )
+
+
+# For a judge that is hardly ever wrong: the first round looks around too.
+TRUSTED_SELECTION = SelectionSettings(first_exploration=1.0)
 
 
 def split_budget(judged: int, rounds: int) -> list[int]:
@@ -79,17 +90,55 @@ def select_candidates(
     unjudged = np.setdiff1d(np.arange(len(candidates)), judged)
     known = ~np.isnan(relevance)
     if not known.any():
-        return unjudged[:count]
+        return _first_picks(query, candidates, unjudged, count, settings)
     examples, answers = candidates[judged[known]], relevance[known]
+    if answers.max() < 0.5:
+        return _picks_after_failures(query, candidates, examples, answers, unjudged, count)
     fit = fit_logistic(query, examples, answers, settings.prior)
     logits = candidates @ fit.weights + fit.intercept
-    window = unjudged[np.argsort(-logits[unjudged], kind="stable")[: settings.window]]
+    window = _best(logits, unjudged, settings.window)
     rows = candidates[window]
     across = rows @ examples.T / settings.prior.precision
     inside = examples @ examples.T / settings.prior.precision + np.diag(1.0 / fit.curvature)
     covariance = rows @ rows.T / settings.prior.precision - across @ np.linalg.solve(inside, across.T)
     breadth = settings.exploration * (2.0 * float(answers.mean())) ** settings.adaptation
     return window[_upper_confidence_picks(logits[window], covariance, count, breadth)]
+
+
+def _first_picks(
+    query: FloatArray, candidates: FloatArray, unjudged: npt.NDArray[np.intp], count: int, settings: SelectionSettings
+) -> npt.NDArray[np.intp]:
+    if settings.first_exploration == 0.0:
+        return unjudged[:count]
+    logits = settings.prior.scale * (candidates @ query)
+    window = _best(logits, unjudged, settings.window)
+    rows = candidates[window]
+    centred = logits[window] - logits[window[:count]].mean()
+    return window[
+        _upper_confidence_picks(centred, rows @ rows.T / settings.prior.precision, count, settings.first_exploration)
+    ]
+
+
+def _picks_after_failures(
+    query: FloatArray,
+    candidates: FloatArray,
+    failed: FloatArray,
+    answers: FloatArray,
+    unjudged: npt.NDArray[np.intp],
+    count: int,
+) -> npt.NDArray[np.intp]:
+    picked: list[int] = []
+    for _ in range(min(count, len(unjudged))):
+        fit = fit_logistic(query, failed, answers, ALL_FAILED)
+        open_ = np.setdiff1d(unjudged, picked)
+        best = int(open_[np.argmax(candidates[open_] @ fit.weights)])
+        picked.append(best)
+        failed, answers = np.vstack([failed, candidates[best]]), np.append(answers, 0.0)
+    return np.array(picked, dtype=np.intp)
+
+
+def _best(logits: FloatArray, rows: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+    return rows[np.argsort(-logits[rows], kind="stable")[:count]]
 
 
 def _upper_confidence_picks(

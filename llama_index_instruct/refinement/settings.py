@@ -21,33 +21,33 @@ MAX_ANGLE = 0.8
 class LogisticSettings:
     """Maximum-a-posteriori logistic regression on the judgements.
 
-    Carrying out only a part of the rotation towards the solution costs little with perfect judgements and protects good
-    queries from wrong ones. How large a part depends on how far the judgements agree with each other, see ``agreement``: from
-    the doubted values at an agreement of 0.6 or less to the full ones at 1.
+    How far the query is turned depends on how far the judgements agree with each other, see ``agreement``: from the doubted
+    angle at an agreement of 0.6 or less to the largest at 0.8. Single answers that the others contradict count for less.
 
     Attributes:
         prior: How strongly the original query holds.
-        trust: Share of the rotation carried out when the judgements agree.
-        doubted_trust: The same when they do not.
-        max_angle: Largest rotation, in radians, when they agree.
+        max_angle: Largest rotation, in radians, when the judgements agree.
         doubted_angle: The same when they do not, if smaller.
+        judge_error: Share of wrong answers that is reckoned with; 0 = every answer is taken as it is.
+        lowering: How far passages judged irrelevant are lowered out of the head of those nobody judged, where
+            ``refine_query`` is given such: 0 = not at all, 1 = all the way.
         max_iterations: Newton steps.
         tolerance: Stop when no logit moves by more than this.
     """
 
     prior: LogisticPrior = field(default_factory=LogisticPrior)
-    trust: float = 0.9
-    doubted_trust: float = 0.65
     max_angle: float = MAX_ANGLE
-    doubted_angle: float = 0.57
+    doubted_angle: float = 0.4
+    judge_error: float = 0.02
+    lowering: float = 0.7
     max_iterations: int = 25
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_range("trust", self.trust, 0.0, 1.0)
-        _check_range("doubted_trust", self.doubted_trust, 0.0, 1.0)
         _check_range("max_angle", self.max_angle, 0.0, np.pi / 2)
         _check_range("doubted_angle", self.doubted_angle, 0.0, np.pi / 2)
+        _check_range("judge_error", self.judge_error, 0.0, 0.45)
+        _check_range("lowering", self.lowering, 0.0, 1.0)
         _check_range("max_iterations", self.max_iterations, 1, 10_000)
 
 
@@ -97,6 +97,9 @@ class RocchioSettings:
 
 
 Settings = LogisticSettings | KLSettings | RocchioSettings
+
+# For ``logistic`` with a judge that is hardly ever wrong: every answer counts in full, however they agree.
+TRUSTED_JUDGE: Mapping[str, Any] = {"judge_error": 0.0, "doubted_angle": MAX_ANGLE, "lowering": 1.0}
 
 _SETTINGS: dict[str, type[Settings]] = {
     "logistic": LogisticSettings,

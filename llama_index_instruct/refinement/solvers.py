@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from llama_index_instruct.arithmetic import softmax
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
-from llama_index_instruct.refinement.agreement import agreement
-from llama_index_instruct.refinement.logistic import fit_logistic
+from llama_index_instruct.refinement.agreement import agreement, believed, left_out_logits
+from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
+from llama_index_instruct.refinement.lowering import lower_rejected
 from llama_index_instruct.refinement.objectives import kl_loss, logistic_loss
 from llama_index_instruct.refinement.settings import (
     KLSettings,
@@ -31,8 +32,11 @@ FloatArray = npt.NDArray[np.float64]
 
 # Below this difference between the most and the least relevant passage a teacher has said nothing.
 MIN_SPREAD = 0.1
-# Judgements that agree no better than this say nothing for the judge.
-DOUBTFUL_AGREEMENT = 0.6
+# Judgements that agree no better than the first say nothing for the judge, those that agree as well as the second all there
+# is to say.
+DOUBTFUL_AGREEMENT, CLEAR_AGREEMENT = 0.6, 0.8
+# Each judgement is foretold from the others with this prior: tighter than the solver's, as it predicts.
+FORETELLING = LogisticPrior(scale=8.0, precision=0.1)
 # Twice as many change the vector of the KL method by less than 1e-3.
 GEODESIC_HOPS = 5
 
@@ -77,6 +81,7 @@ def refine_query(
     relevance: npt.ArrayLike,
     *,
     method: Method = "logistic",
+    others: npt.ArrayLike | None = None,
     **settings: Any,
 ) -> RefinedQuery:
     """Return the query vector moved so that relevant passages come before irrelevant ones.
@@ -89,6 +94,8 @@ def refine_query(
         passages: Shape (k, d); rows of zeros, NaN or infinity are left out.
         relevance: Shape (k,), in [0, 1]; NaN = no judgement, left out.
         method: ``"logistic"``, ``"kl"`` or ``"rocchio"``.
+        others: Shape (m, d): passages nobody judged, such as the other candidates of the search. ``logistic`` lowers rejected
+            passages beneath the best of them, and leaves the others where they are; the other methods have no use for them.
         **settings: Fields of ``LogisticSettings``, ``KLSettings`` or ``RocchioSettings``; unknown names are refused.
 
     Raises:
@@ -107,7 +114,7 @@ def refine_query(
     if reason:
         vector = _float32(unit_query)
         return RefinedQuery(vector, 0.0, 0.0, 0.0, method, converged=True, moved=False, reason=reason)
-    solution = _SOLVERS[method](unit_query, rows, targets, chosen)
+    solution = _SOLVERS[method](unit_query, rows, targets, _unit_rows(unit_query, others), chosen)
     vector64, angle = rotate_towards(unit_query, solution.direction, solution.max_angle)
     if not np.all(np.isfinite(vector64)):
         raise ConfigurationError(
@@ -150,17 +157,22 @@ def rotate_towards(start: FloatArray, target: FloatArray, max_angle: float) -> t
     return vector / np.linalg.norm(vector), turned
 
 
-def _solve_logistic(query: FloatArray, passages: FloatArray, relevance: FloatArray, settings: Settings) -> _Solution:
+def _solve_logistic(
+    query: FloatArray, passages: FloatArray, relevance: FloatArray, others: FloatArray, settings: Settings
+) -> _Solution:
     assert isinstance(settings, LogisticSettings)
+    prior = settings.prior
+    first = fit_logistic(query, passages, relevance, FORETELLING)
+    foretold = left_out_logits(passages, relevance, first, FORETELLING)
+    target = believed(relevance, foretold, settings.judge_error)
     fit = fit_logistic(
         query,
         passages,
-        relevance,
-        settings.prior,
+        target,
+        prior,
         max_iterations=settings.max_iterations,
         tolerance=settings.tolerance,
     )
-    prior = settings.prior
 
     def loss(weights: FloatArray, intercept: float) -> float:
         return logistic_loss(
@@ -168,25 +180,27 @@ def _solve_logistic(query: FloatArray, passages: FloatArray, relevance: FloatArr
             intercept,
             query,
             passages,
-            relevance,
+            target,
             scale=prior.scale,
             precision=prior.precision,
             intercept_precision=prior.intercept_precision,
         )[0]
 
     before = loss(prior.scale * query, -prior.scale * float(np.mean(passages @ query)))
-    credit = (agreement(passages, relevance, fit, prior) - DOUBTFUL_AGREEMENT) / (1.0 - DOUBTFUL_AGREEMENT)
-    credit = min(max(credit, 0.0), 1.0)
-    trust = settings.doubted_trust + credit * (settings.trust - settings.doubted_trust)
-    doubted_angle = min(settings.doubted_angle, settings.max_angle)
-    max_angle = doubted_angle + credit * (settings.max_angle - doubted_angle)
-    # A part of the rotation is a rotation to a nearer target.
-    full, angle = rotate_towards(query, fit.weights, np.pi)
-    target, _ = rotate_towards(query, full, trust * angle)
-    return _Solution(target, before, loss(fit.weights, fit.intercept), fit.converged, max_angle)
+    direction, _ = rotate_towards(query, fit.weights, _trusted_angle(agreement(relevance, foretold), settings))
+    direction = lower_rejected(direction, passages, target, others, settings.lowering)
+    return _Solution(direction, before, loss(fit.weights, fit.intercept), fit.converged, settings.max_angle)
 
 
-def _solve_kl(query: FloatArray, passages: FloatArray, relevance: FloatArray, settings: Settings) -> _Solution:
+def _trusted_angle(agreed: float, settings: LogisticSettings) -> float:
+    credit = (agreed - DOUBTFUL_AGREEMENT) / (CLEAR_AGREEMENT - DOUBTFUL_AGREEMENT)
+    doubted = min(settings.doubted_angle, settings.max_angle)
+    return doubted + min(max(credit, 0.0), 1.0) * (settings.max_angle - doubted)
+
+
+def _solve_kl(
+    query: FloatArray, passages: FloatArray, relevance: FloatArray, _others: FloatArray, settings: Settings
+) -> _Solution:
     assert isinstance(settings, KLSettings)
     teacher = softmax(relevance)
     before, gradient = kl_loss(query, passages, teacher)
@@ -220,7 +234,9 @@ def _adam(query: FloatArray, passages: FloatArray, teacher: FloatArray, steps: i
     return position
 
 
-def _solve_rocchio(query: FloatArray, passages: FloatArray, relevance: FloatArray, settings: Settings) -> _Solution:
+def _solve_rocchio(
+    query: FloatArray, passages: FloatArray, relevance: FloatArray, _others: FloatArray, settings: Settings
+) -> _Solution:
     assert isinstance(settings, RocchioSettings)
     target = query.copy()
     for weight, counts in ((settings.positive, relevance), (-settings.negative, 1.0 - relevance)):
@@ -234,7 +250,7 @@ def _solve_rocchio(query: FloatArray, passages: FloatArray, relevance: FloatArra
     return _Solution(target, loss(query), loss(target), converged=True, max_angle=settings.max_angle)
 
 
-_SOLVERS: dict[str, Callable[[FloatArray, FloatArray, FloatArray, Settings], _Solution]] = {
+_SOLVERS: dict[str, Callable[[FloatArray, FloatArray, FloatArray, FloatArray, Settings], _Solution]] = {
     "logistic": _solve_logistic,
     "kl": _solve_kl,
     "rocchio": _solve_rocchio,
@@ -267,6 +283,15 @@ def _usable(query: FloatArray, passages: npt.ArrayLike, relevance: npt.ArrayLike
     norms = np.linalg.norm(rows, axis=1)
     keep = np.isfinite(norms) & (norms > 0.0) & ~np.isnan(targets)
     return rows[keep] / norms[keep, None], targets[keep]
+
+
+def _unit_rows(query: FloatArray, others: npt.ArrayLike | None) -> FloatArray:
+    rows = np.zeros((0, query.size)) if others is None else as_numbers(others, "others").astype(np.float64)
+    if rows.ndim != 2 or rows.shape[1] != query.size:
+        raise DimensionMismatchError(f"others: expected shape (m, {query.size}) like the query, found {rows.shape}")
+    norms = np.linalg.norm(rows, axis=1)
+    keep = np.isfinite(norms) & (norms > 0.0)
+    return np.asarray(rows[keep] / norms[keep, None])
 
 
 def _uninformative(relevance: FloatArray) -> str:

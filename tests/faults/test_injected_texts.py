@@ -92,9 +92,10 @@ def test_f34_a_lie_is_worth_little():
         query, rows, truth, rng = corpus(seed)
         liar = int(rng.choice(np.flatnonzero(truth == 0.0)))
         moved = refined(query, rows, np.where(np.arange(60) == liar, 1.0, truth))
-        assert query @ moved.vector >= math.cos(MAX_ANGLE) - 1e-9
+        # The vector is rounded to float32.
+        assert query @ moved.vector >= math.cos(MAX_ANGLE) - 1e-7
         nearest = max(0.0, math.acos(rows[liar] @ query) - MAX_ANGLE)
-        assert rows[liar] @ moved.vector <= math.cos(nearest) + 1e-9
+        assert rows[liar] @ moved.vector <= math.cos(nearest) + 1e-7
         gains.append(rank_of(liar, rows, query) - rank_of(liar, rows, moved.vector))
     assert np.mean(gains) < 3.0
 

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_solvers import problem
 
 from llama_index_instruct import refine_query
 from llama_index_instruct.arithmetic import sigmoid
-from llama_index_instruct.refinement.agreement import agreement, left_out_logits
+from llama_index_instruct.refinement.agreement import agreement, believed, left_out_logits
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
+from llama_index_instruct.refinement.settings import LogisticSettings
 
 PRIOR = LogisticPrior(scale=3.0, precision=0.5, intercept_precision=0.2)
 
@@ -48,7 +51,7 @@ def test_agreement_by_hand():
     passages /= np.linalg.norm(passages, axis=1, keepdims=True)
     for relevance, expected in ((np.array([1.0, 1.0, 0.0, 0.0]), 1.0), (np.array([1.0, 0.0, 1.0, 0.0]), 0.0)):
         fit = fit_logistic(np.array([1.0, 0.0, 0.0]), passages, relevance, prior)
-        assert agreement(passages, relevance, fit, prior) == pytest.approx(expected)
+        assert agreement(relevance, left_out_logits(passages, relevance, fit, prior)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -63,7 +66,7 @@ def test_soft_answers_are_a_concordance(seed):
             if relevance[i] > relevance[j]:
                 total += relevance[i] - relevance[j]
                 right += (relevance[i] - relevance[j]) * (foretold[i] > foretold[j])
-    assert agreement(passages, relevance, fit, PRIOR) == pytest.approx(right / total)
+    assert agreement(relevance, foretold) == pytest.approx(right / total)
 
 
 def test_a_judge_that_contradicts_itself_moves_the_query_less():
@@ -72,4 +75,36 @@ def test_a_judge_that_contradicts_itself_moves_the_query_less():
     consistent = np.repeat([1.0, 0.0], 8)
     torn = np.tile([1.0, 0.0], 8)
     assert refine_query(query, rows, torn).angle < refine_query(query, rows, consistent).angle
-    assert refine_query(query, rows, torn).angle <= 0.57 + 1e-9
+    assert refine_query(query, rows, torn).angle <= LogisticSettings().doubted_angle + 1e-9
+
+
+def test_belief_by_hand():
+    # Foretold as yes in 26 of 100 cases with one wrong answer in 20: relevant in (0.26 - 0.05) / 0.9 of them.
+    foretold = np.log(np.array([0.26, 0.26]) / 0.74)
+    before = 0.21 / 0.9
+    yes = before * 0.95 / (before * 0.95 + (1 - before) * 0.05)
+    no = before * 0.05 / (before * 0.05 + (1 - before) * 0.95)
+    np.testing.assert_allclose(believed(np.array([1.0, 0.0]), foretold, 0.05), [yes, no])
+    np.testing.assert_allclose(believed(np.array([0.25, 0.25]), foretold, 0.05), 0.25 * yes + 0.75 * no)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(-700, 700)), min_size=1, max_size=8),
+    st.floats(0, 0.45),
+    st.floats(0, 0.45),
+)
+def test_belief_is_a_probability_that_doubt_draws_to_what_is_foretold(answers, one, other):
+    relevance, foretold = np.array(answers).T
+    less, more = (believed(relevance, foretold, error) for error in sorted((one, other)))
+    assert ((less >= 0) & (less <= 1) & (more >= 0) & (more <= 1)).all()
+    np.testing.assert_array_equal(believed(relevance, foretold, 0.0), relevance)
+    contradicted = (relevance == 1.0) & (foretold < 0.0)
+    assert (more[contradicted] <= less[contradicted] + 1e-9).all()
+
+
+def test_an_answer_the_others_contradict_counts_for_less():
+    rows = [[0.8, 0.6 - 0.01 * i, 0.02 * i] for i in range(8)] + [[0.8, 0.02 * i, 0.6 - 0.01 * i] for i in range(8)]
+    told = np.repeat([1.0, 0.0], 8)
+    told[12] = 1.0
+    careful, credulous = (refine_query([1.0, 0.0, 0.0], rows, told, judge_error=error).vector for error in (0.1, 0.0))
+    assert careful[2] < credulous[2]

@@ -1,9 +1,11 @@
+
 """RefinementRetriever end to end, on a real in-process Qdrant, other stores and the real client wire."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import math
 import time
 import uuid
@@ -264,6 +266,21 @@ def test_pinned_nodes_come_first(index):
 def test_methods_and_their_settings(index, method):
     retriever = RefinementRetriever(index, judge=furious, method=method, method_settings={"max_angle": 0.1})
     assert retriever.refine(QUERY).angle == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_trusted_judge_turns_the_query_further_and_is_asked_about_other_passages(index):
+    torn = itertools.cycle([1.0, 0.0])
+
+    def judge(query, passages):
+        return [next(torn) for _ in passages]
+
+    careful = RefinementRetriever(index, judge=judge).refine(QUERY)
+    trusting = RefinementRetriever(index, judge=judge, trusted_judge=True).refine(QUERY)
+    assert trusting.angle > careful.angle and trusting.angle == pytest.approx(MAX_ANGLE, abs=1e-3)
+    own = RefinementRetriever(index, judge=judge, trusted_judge=True, method_settings={"max_angle": 0.2})
+    assert own.refine(QUERY).angle <= 0.2 + 1e-6 and own.selection.first_exploration == 1.0
+    for method in ("kl", "rocchio"):
+        assert RefinementRetriever(index, judge=judge, trusted_judge=True, method=method).refine(QUERY).changed
 
 
 def test_prompts_can_be_replaced(index):

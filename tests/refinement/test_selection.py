@@ -7,7 +7,7 @@ from llama_index_instruct import ConfigurationError, SelectionSettings
 from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.refinement.logistic import fit_logistic
 from llama_index_instruct.refinement.rounds import RefinementRounds
-from llama_index_instruct.refinement.selection import select_candidates, split_budget
+from llama_index_instruct.refinement.selection import ALL_FAILED, select_candidates, split_budget
 
 
 def unit_rows(seed, n, d):
@@ -73,6 +73,51 @@ def test_near_duplicates_are_not_paid_for_twice():
     assert 7 in curious.tolist()
 
 
+def test_after_failures_each_pick_is_the_likeliest_if_all_before_it_fail():
+    """One pick at a time, each from a regression on everything that failed or is taken to fail."""
+    rows, query = unit_rows(1, 25, 5), unit_rows(2, 1, 5)[0]
+    failed, said = [0, 1, 2], [0.0, 0.2, 0.0]
+    expected = []
+    for _ in range(4):
+        fit = fit_logistic(query, rows[failed], np.array(said), ALL_FAILED)
+        best = max((i for i in range(25) if i not in failed), key=lambda i: rows[i] @ fit.weights)
+        expected.append(best)
+        failed, said = [*failed, best], [*said, 0.0]
+    told = np.array([0, 1, 2, 3]), np.array([0.0, 0.2, 0.0, np.nan])
+    picks = select_candidates(query, np.insert(rows, 3, rows[0], axis=0), *told, 4, SelectionSettings())
+    assert [pick - (pick > 3) for pick in picks] == expected
+
+
+def test_after_failures_it_looks_elsewhere():
+    query = np.array([1.0, 0.0, 0.0])
+    wrong = np.array([[0.8, 0.6, 1e-3 * i] for i in range(12)])
+    elsewhere = np.array([[0.75, 1e-3 * i, 0.66] for i in range(3)])
+    rows = np.vstack([wrong, elsewhere])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    picks = select_candidates(query, rows, np.arange(6), np.zeros(6), 2, SelectionSettings())
+    assert picks[0] >= 12
+
+
+def test_a_first_round_that_looks_around():
+    """Greedy upper confidence bounds under the prior alone."""
+    rows, query = unit_rows(1, 25, 5), unit_rows(2, 1, 5)[0]
+    rows = rows[np.argsort(-(rows @ query))]
+    chosen = SelectionSettings(first_exploration=1.3, window=25)
+    logits = chosen.prior.scale * (rows @ query)
+    logits -= logits[:5].mean()
+    precision, expected = chosen.prior.precision * np.eye(5), []
+    for _ in range(5):
+        covariance = np.linalg.inv(precision)
+        bounds = logits + 1.3 * np.sqrt(np.einsum("nd,de,ne->n", rows, covariance, rows))
+        best = int(np.argmax(np.where(np.isin(np.arange(25), expected), -np.inf, bounds)))
+        expected.append(best)
+        curvature = max(sigmoid(logits[[best]])[0] * sigmoid(-logits[[best]])[0], 1e-2)
+        precision += curvature * np.outer(rows[best], rows[best])
+    nothing = np.zeros(0, dtype=np.intp), np.zeros(0)
+    assert select_candidates(query, rows, *nothing, 5, chosen).tolist() == expected
+    assert select_candidates(query, rows, *nothing, 5, SelectionSettings()).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_without_judgements_the_top_comes_next():
     rows = unit_rows(0, 9, 4)
     picks = select_candidates(rows[0], rows, np.array([0, 1]), np.full(2, np.nan), 3, SelectionSettings())
@@ -90,7 +135,9 @@ def test_rounds_judge_each_candidate_once_and_end_when_none_is_left():
     assert rounds.refine().moved
 
 
-@pytest.mark.parametrize("setting", [{"exploration": -1.0}, {"adaptation": -0.1}, {"window": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"exploration": -1.0}, {"first_exploration": -1.0}, {"adaptation": -0.1}, {"window": 0}]
+)
 def test_wrong_settings_are_named(setting):
     with pytest.raises(ConfigurationError, match="selection"):
         SelectionSettings(**setting)

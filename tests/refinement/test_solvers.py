@@ -185,8 +185,9 @@ def test_wrong_input_is_named(arguments, error, words):
     ("method", "setting", "words"),
     [
         ("newton", {}, "one of kl, logistic, rocchio"),
-        ("kl", {"trust": 0.5}, "unknown setting trust"),
-        ("logistic", {"trust": 2.0}, "trust: expected 0 to 1"),
+        ("kl", {"lowering": 0.5}, "unknown setting lowering"),
+        ("logistic", {"lowering": 2.0}, "lowering: expected 0 to 1"),
+        ("logistic", {"judge_error": 0.5}, "judge_error: expected 0 to 0.45"),
         ("logistic", {"scale": -1.0}, "scale"),
         ("kl", {"steps": 0}, "steps"),
         ("rocchio", {"max_angle": 4.0}, "max_angle"),
