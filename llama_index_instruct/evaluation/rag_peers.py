@@ -169,7 +169,7 @@ def instruction_prefix(given: PeerInput) -> Retrieve | LeftOut:
     return lambda q: given.indexed.retriever(q, embed_model=model).retrieve(given.text(q))
 
 
-def refinement(given: PeerInput, *, pin_judged: bool = False) -> Retrieve:
+def refinement(given: PeerInput, *, pin_judged: bool = False, trusted_judge: bool = False) -> Retrieve:
     """``RefinementRetriever``, as it comes; only its deadline is lifted, so that a busy machine changes no ranking."""
 
     def retrieve(q: int) -> list[NodeWithScore]:
@@ -179,6 +179,7 @@ def refinement(given: PeerInput, *, pin_judged: bool = False) -> Retrieve:
             judged=given.judged,
             judge_deadline=None,
             pin_judged=pin_judged,
+            trusted_judge=trusted_judge,
         )
         return retriever.retrieve(given.text(q))
 
@@ -196,6 +197,7 @@ RAG_PEERS: dict[str, Callable[[PeerInput], Retrieve | LeftOut]] = {
     "Qdrant feedback query": qdrant_feedback,
     "released refinement loop": released_loop,
     "RefinementRetriever": refinement,
+    "RefinementRetriever, trusted_judge": partial(refinement, trusted_judge=True),
     "RefinementRetriever, pin_judged": partial(refinement, pin_judged=True),
 }
 

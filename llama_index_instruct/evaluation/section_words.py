@@ -20,8 +20,8 @@ an upper bound (the answer was looked up), and wrong judgements do not touch it.
 scored on the other half, both ways round: it is given labels that no other peer has. **The prefix**
 (`query_instruction`) is on the query side; the model was not trained for it. **Qdrant's feedback query** has the
 weights of its documentation; tuned ones are in the section on refinement. **`pin_judged`** puts what was judged
-relevant first, as a reranker does: for corpora whose documents nobody writes to mislead the judge. What rerankers
-drop is put back behind what they keep.
+relevant first, as a reranker does: for corpora whose documents nobody writes to mislead the judge.
+**`trusted_judge`** takes every verdict in full. What rerankers drop is put back behind what they keep.
 
 **Times.** Ratios to plain retrieval, encoding of the query included, CPU time of one thread, variants interleaved,
 medians over rounds; the LLM answers at once there. "ms, LLM waited for" adds the waiting for an LLM that takes 200 ms

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_instruct.evaluation.peers import Task, kl_reference
+from llama_index_instruct.evaluation.peers import CANDIDATES, Task, kl_reference
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.refinement.solvers import refine_query
 
@@ -33,7 +33,9 @@ def bench_solver_speed(
 def _at_dimension(d: int, judged: int, rounds: int, solves: int) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(0)
     query = _unit(rng.normal(size=d))
-    passages = np.array([_unit(query + 1.2 * _unit(rng.normal(size=d))) for _ in range(judged)])
+    passages = _around(query, 1.2, judged, rng)
+    # Further from the query, so that rejected passages are in the head and have to be lowered.
+    others = _around(query, 1.5, max(CANDIDATES - judged, 1), rng)
     relevance = (rng.random(judged) < 0.4).astype(float)
     relevance[:2] = 0.0, 1.0
     task = Task(query.astype(np.float32), passages.astype(np.float32), lambda rows: relevance[rows], judged, 1)
@@ -44,7 +46,7 @@ def _at_dimension(d: int, judged: int, rounds: int, solves: int) -> dict[str, di
     def ours(method: Any) -> float:
         start = time.process_time()
         for _ in range(solves):
-            refine_query(query, passages, relevance, method=method)
+            refine_query(query, passages, relevance, method=method, others=others)
         return 1000.0 * (time.process_time() - start) / solves
 
     variants: dict[str, Callable[[], float]] = {
@@ -70,6 +72,10 @@ def _at_dimension(d: int, judged: int, rounds: int, solves: int) -> dict[str, di
         }
         for name in variants
     }
+
+
+def _around(query: Any, distance: float, count: int, rng: np.random.Generator) -> Any:
+    return np.array([_unit(query + distance * _unit(rng.normal(size=len(query)))) for _ in range(count)])
 
 
 def _unit(vector: Any) -> Any:

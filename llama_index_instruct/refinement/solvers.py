@@ -286,10 +286,13 @@ def _usable(query: FloatArray, passages: npt.ArrayLike, relevance: npt.ArrayLike
 
 
 def _unit_rows(query: FloatArray, others: npt.ArrayLike | None) -> FloatArray:
-    rows = np.zeros((0, query.size)) if others is None else as_numbers(others, "others").astype(np.float64)
+    rows = np.zeros((0, query.size)) if others is None else as_numbers(others, "others").astype(np.float64, copy=False)
     if rows.ndim != 2 or rows.shape[1] != query.size:
         raise DimensionMismatchError(f"others: expected shape (m, {query.size}) like the query, found {rows.shape}")
-    norms = np.linalg.norm(rows, axis=1)
+    # Copies of all rows would cost as much as the solving; candidates of a search are of unit length already.
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    if np.abs(norms - 1.0).max(initial=0.0) < 1e-12:
+        return np.asarray(rows)
     keep = np.isfinite(norms) & (norms > 0.0)
     return np.asarray(rows[keep] / norms[keep, None])
 

@@ -31,6 +31,7 @@ ASKING = {
     "Qdrant feedback query": JUDGED,
     "released refinement loop": JUDGED,
     "RefinementRetriever": JUDGED,
+    "RefinementRetriever, trusted_judge": JUDGED,
     "RefinementRetriever, pin_judged": JUDGED,
 }
 
@@ -59,17 +60,17 @@ def task(given, q):
     return pool, Task(given.vector(q), given.indexed.vectors[pool], lambda rows: relevance[rows], JUDGED, 2)
 
 
-def test_one_peer_pins_what_the_judge_approved_of_and_one_does_not(given, monkeypatch):
+def test_one_peer_pins_what_the_judge_approved_of_and_one_trusts_it(given, monkeypatch):
     made = []
 
     def recorded(*arguments, **settings):
-        made.append(settings["pin_judged"])
+        made.append((settings["pin_judged"], settings["trusted_judge"]))
         return RefinementRetriever(*arguments, **settings)
 
     monkeypatch.setattr(rag_peers, "RefinementRetriever", recorded)
-    for name in ("RefinementRetriever", "RefinementRetriever, pin_judged"):
+    for name in ("RefinementRetriever", "RefinementRetriever, trusted_judge", "RefinementRetriever, pin_judged"):
         assert ranking(given, name, 0)
-    assert made == [False, True]
+    assert made == [(False, False), (False, True), (True, False)]
 
 
 @pytest.mark.parametrize("name", ASKING)

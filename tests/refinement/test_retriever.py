@@ -1,4 +1,3 @@
-
 """RefinementRetriever end to end, on a real in-process Qdrant, other stores and the real client wire."""
 
 from __future__ import annotations
