@@ -62,8 +62,9 @@ class RefinementRetriever(BaseRetriever):
         method_settings: Settings of the method, see ``refine_query``.
         selection: How the passages to be judged are chosen.
         candidates: Hits fetched, vectors included, to choose them from; dense queries only.
-        trusted_judge: Say that the judge is hardly ever wrong. Then every answer counts in full and the first round looks
-            around too. Better with right answers, harmful with wrong ones: measure a sample of yours before.
+        trusted_judge: Say that the judge is hardly ever wrong. Then ``logistic`` takes every answer in full, and the first
+            round looks around too; ``method_settings`` and ``selection`` of yours come first. Better with right answers,
+            harmful with wrong ones: measure a sample of yours before.
         judge_deadline: Seconds for the whole judging stage, whatever retries the LLM makes; None = no limit.
         pin_judged: Put passages judged relevant first. For corpora you trust: it gives up the bound above.
         on_error: ``"plain"`` = unrefined ranking and a warning; ``"raise"`` = ``RefinementError``.
@@ -111,8 +112,7 @@ class RefinementRetriever(BaseRetriever):
         self.rounds = rounds
         self.method: Method = method
         self.trusted_judge = trusted_judge
-        presets = TRUSTED_JUDGE if trusted_judge and method == "logistic" else {}
-        self.method_settings = {**presets, **(method_settings or {})}
+        self.method_settings = dict(method_settings or {})
         self.selection = selection or (TRUSTED_SELECTION if trusted_judge else SelectionSettings())
         self.candidates = candidates
         self.judge_deadline = judge_deadline
@@ -207,11 +207,12 @@ class RefinementRetriever(BaseRetriever):
 
     def _settings(self) -> CourseSettings:
         mode = getattr(self.retriever, "_vector_store_query_mode", None)
+        presets = TRUSTED_JUDGE if self.trusted_judge and self.method == "logistic" else {}
         return CourseSettings(
             judged=self.judged,
             rounds=self.rounds,
             method=self.method,
-            method_settings=self.method_settings,
+            method_settings={**presets, **self.method_settings},
             selection=self.selection,
             judge_deadline=self.judge_deadline,
             pin_judged=self.pin_judged,

@@ -80,6 +80,6 @@ class RefinementRounds:
             self._candidates[self._rows],
             self._relevance,
             method=method,
-            others=np.delete(self._candidates, self._rows, axis=0),
+            others=np.delete(self._candidates, self._rows[~np.isnan(self._relevance)], axis=0),
             **settings,
         )

@@ -34,7 +34,7 @@ class SelectionSettings:
         first_exploration: The same in the first round, when nothing is judged; 0 = the top of the ranking. 1 is better with a
             judge that is hardly ever wrong.
         adaptation: Power of the share judged relevant by which it grows; 0 = always the same.
-        window: Best-predicted unjudged candidates among which to choose.
+        window: Best-predicted unjudged candidates among which to choose; all of them where nothing was relevant so far.
         prior: Of the regression that predicts; tighter than the solver's, since it predicts from half of the judgements.
     """
 
@@ -108,7 +108,8 @@ def select_candidates(
 def _first_picks(
     query: FloatArray, candidates: FloatArray, unjudged: npt.NDArray[np.intp], count: int, settings: SelectionSettings
 ) -> npt.NDArray[np.intp]:
-    if settings.first_exploration == 0.0:
+    count = min(count, len(unjudged))
+    if settings.first_exploration == 0.0 or count == 0:
         return unjudged[:count]
     logits = settings.prior.scale * (candidates @ query)
     window = _best(logits, unjudged, settings.window)

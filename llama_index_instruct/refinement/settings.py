@@ -26,8 +26,9 @@ class LogisticSettings:
 
     Attributes:
         prior: How strongly the original query holds.
-        max_angle: Largest rotation, in radians, when the judgements agree.
-        doubted_angle: The same when they do not, if smaller.
+        max_angle: Largest rotation in all, in radians.
+        doubted_angle: Largest rotation towards the solution when the judgements do not agree, if smaller; lowering rejected
+            passages may add to it.
         judge_error: Share of wrong answers that is reckoned with; 0 = every answer is taken as it is.
         lowering: How far passages judged irrelevant are lowered out of the head of those nobody judged, where
             ``refine_query`` is given such: 0 = not at all, 1 = all the way.
@@ -99,7 +100,7 @@ class RocchioSettings:
 Settings = LogisticSettings | KLSettings | RocchioSettings
 
 # For ``logistic`` with a judge that is hardly ever wrong: every answer counts in full, however they agree.
-TRUSTED_JUDGE: Mapping[str, Any] = {"judge_error": 0.0, "doubted_angle": MAX_ANGLE, "lowering": 1.0}
+TRUSTED_JUDGE: Mapping[str, Any] = {"judge_error": 0.0, "doubted_angle": np.pi / 2, "lowering": 1.0}
 
 _SETTINGS: dict[str, type[Settings]] = {
     "logistic": LogisticSettings,

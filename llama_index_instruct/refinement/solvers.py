@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.arithmetic import softmax
-from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
+from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.refinement.agreement import agreement, believed, left_out_logits
+from llama_index_instruct.refinement.inputs import unit_query_of, unit_rows_of, usable_judgements, why_uninformative
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
 from llama_index_instruct.refinement.lowering import lower_rejected
 from llama_index_instruct.refinement.objectives import kl_loss, logistic_loss
@@ -26,12 +27,9 @@ from llama_index_instruct.refinement.settings import (
     Settings,
     make_settings,
 )
-from llama_index_instruct.rows import as_numbers
 
 FloatArray = npt.NDArray[np.float64]
 
-# Below this difference between the most and the least relevant passage a teacher has said nothing.
-MIN_SPREAD = 0.1
 # Judgements that agree no better than the first say nothing for the judge, those that agree as well as the second all there
 # is to say.
 DOUBTFUL_AGREEMENT, CLEAR_AGREEMENT = 0.6, 0.8
@@ -48,8 +46,8 @@ class RefinedQuery:
     Attributes:
         vector: Shape (d,), float32, unit norm.
         angle: How far it was turned, in radians.
-        loss_before: The method's objective at the original query.
-        loss_after: The same at ``vector``; for ``logistic`` at the solution that ``vector`` is turned towards.
+        loss_before: The method's objective at the original query; for ``logistic`` on the answers as far as they are believed.
+        loss_after: The same at ``vector``; for ``logistic`` at the solution that the query is turned towards.
         method: Which objective.
         converged: Whether the solver met its own stopping rule.
         moved: Whether the query was changed at all.
@@ -94,8 +92,9 @@ def refine_query(
         passages: Shape (k, d); rows of zeros, NaN or infinity are left out.
         relevance: Shape (k,), in [0, 1]; NaN = no judgement, left out.
         method: ``"logistic"``, ``"kl"`` or ``"rocchio"``.
-        others: Shape (m, d): passages nobody judged, such as the other candidates of the search. ``logistic`` lowers rejected
-            passages beneath the best of them, and leaves the others where they are; the other methods have no use for them.
+        others: Shape (m, d): passages nobody judged, such as the other candidates of the search; rows of zeros, NaN or
+            infinity are left out. ``logistic`` lowers rejected passages beneath the best of them and leaves the scores of the
+            others nearly as they are; the other methods have no use for them.
         **settings: Fields of ``LogisticSettings``, ``KLSettings`` or ``RocchioSettings``; unknown names are refused.
 
     Raises:
@@ -108,13 +107,14 @@ def refine_query(
         True
     """
     chosen = make_settings(method, settings)
-    unit_query = _unit_query(query)
-    rows, targets = _usable(unit_query, passages, relevance)
-    reason = _uninformative(targets)
+    unit_query = unit_query_of(query)
+    rows, targets = usable_judgements(unit_query, passages, relevance)
+    unjudged = unit_rows_of(unit_query, () if others is None else others, "others")
+    reason = why_uninformative(targets)
     if reason:
         vector = _float32(unit_query)
         return RefinedQuery(vector, 0.0, 0.0, 0.0, method, converged=True, moved=False, reason=reason)
-    solution = _SOLVERS[method](unit_query, rows, targets, _unit_rows(unit_query, others), chosen)
+    solution = _SOLVERS[method](unit_query, rows, targets, unjudged, chosen)
     vector64, angle = rotate_towards(unit_query, solution.direction, solution.max_angle)
     if not np.all(np.isfinite(vector64)):
         raise ConfigurationError(
@@ -187,12 +187,13 @@ def _solve_logistic(
         )[0]
 
     before = loss(prior.scale * query, -prior.scale * float(np.mean(passages @ query)))
-    direction, _ = rotate_towards(query, fit.weights, _trusted_angle(agreement(relevance, foretold), settings))
-    direction = lower_rejected(direction, passages, target, others, settings.lowering)
+    direction, _ = rotate_towards(query, fit.weights, angle_at(agreement(relevance, foretold), settings))
+    direction = lower_rejected(direction, passages, relevance, 1.0 - target, others, settings.lowering)
     return _Solution(direction, before, loss(fit.weights, fit.intercept), fit.converged, settings.max_angle)
 
 
-def _trusted_angle(agreed: float, settings: LogisticSettings) -> float:
+def angle_at(agreed: float, settings: LogisticSettings) -> float:
+    """Return how far, in radians, judgements that agree so far turn the query; see ``agreement``."""
     credit = (agreed - DOUBTFUL_AGREEMENT) / (CLEAR_AGREEMENT - DOUBTFUL_AGREEMENT)
     doubted = min(settings.doubted_angle, settings.max_angle)
     return doubted + min(max(credit, 0.0), 1.0) * (settings.max_angle - doubted)
@@ -255,56 +256,6 @@ _SOLVERS: dict[str, Callable[[FloatArray, FloatArray, FloatArray, FloatArray, Se
     "kl": _solve_kl,
     "rocchio": _solve_rocchio,
 }
-
-
-def _unit_query(query: npt.ArrayLike) -> FloatArray:
-    vector = as_numbers(query, "query").astype(np.float64)
-    if vector.ndim != 1 or vector.size == 0:
-        raise DimensionMismatchError(f"query: expected shape (d,), found {vector.shape}")
-    norm = float(np.linalg.norm(vector))
-    if not np.isfinite(norm) or norm == 0.0:
-        raise ConfigurationError(f"query: expected finite numbers and a norm above 0, found norm {norm}")
-    return np.asarray(vector / norm)
-
-
-def _usable(query: FloatArray, passages: npt.ArrayLike, relevance: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    rows = as_numbers(passages, "passages").astype(np.float64)
-    targets = as_numbers(relevance, "relevance").astype(np.float64)
-    if rows.size == 0 and targets.size == 0:
-        return np.zeros((0, query.size)), np.zeros(0)
-    if rows.ndim != 2 or rows.shape[1] != query.size:
-        raise DimensionMismatchError(f"passages: expected shape (k, {query.size}) like the query, found {rows.shape}")
-    if targets.shape != rows.shape[:1]:
-        raise DimensionMismatchError(f"relevance: expected shape ({len(rows)},), found {targets.shape}")
-    if np.any((targets < 0.0) | (targets > 1.0)):
-        raise ConfigurationError(
-            f"relevance: expected values in [0, 1] or NaN, found {np.nanmin(targets)} to {np.nanmax(targets)}"
-        )
-    norms = np.linalg.norm(rows, axis=1)
-    keep = np.isfinite(norms) & (norms > 0.0) & ~np.isnan(targets)
-    return rows[keep] / norms[keep, None], targets[keep]
-
-
-def _unit_rows(query: FloatArray, others: npt.ArrayLike | None) -> FloatArray:
-    rows = np.zeros((0, query.size)) if others is None else as_numbers(others, "others").astype(np.float64, copy=False)
-    if rows.ndim != 2 or rows.shape[1] != query.size:
-        raise DimensionMismatchError(f"others: expected shape (m, {query.size}) like the query, found {rows.shape}")
-    # Copies of all rows would cost as much as the solving; candidates of a search are of unit length already.
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    if np.abs(norms - 1.0).max(initial=0.0) < 1e-12:
-        return np.asarray(rows)
-    keep = np.isfinite(norms) & (norms > 0.0)
-    return np.asarray(rows[keep] / norms[keep, None])
-
-
-def _uninformative(relevance: FloatArray) -> str:
-    if relevance.size < 2:
-        return f"only {relevance.size} usable judgements"
-    spread = float(relevance.max() - relevance.min())
-    if spread < MIN_SPREAD:
-        level = "relevant" if relevance.mean() >= 0.5 else "irrelevant"
-        return f"the teacher made no difference: all {relevance.size} passages judged {level}"
-    return ""
 
 
 def _float32(vector: FloatArray) -> npt.NDArray[np.float32]:

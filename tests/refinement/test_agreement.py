@@ -9,6 +9,7 @@ from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.refinement.agreement import agreement, believed, left_out_logits
 from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
 from llama_index_instruct.refinement.settings import LogisticSettings
+from llama_index_instruct.refinement.solvers import angle_at
 
 PRIOR = LogisticPrior(scale=3.0, precision=0.5, intercept_precision=0.2)
 
@@ -76,6 +77,13 @@ def test_a_judge_that_contradicts_itself_moves_the_query_less():
     torn = np.tile([1.0, 0.0], 8)
     assert refine_query(query, rows, torn).angle < refine_query(query, rows, consistent).angle
     assert refine_query(query, rows, torn).angle <= LogisticSettings().doubted_angle + 1e-9
+
+
+@pytest.mark.parametrize(("agreed", "angle"), [(0.2, 0.4), (0.6, 0.4), (0.65, 0.5), (0.7, 0.6), (0.8, 0.8), (1.0, 0.8)])
+def test_the_angle_grows_with_the_agreement(agreed, angle):
+    chosen = LogisticSettings(max_angle=0.8, doubted_angle=0.4)
+    assert angle_at(agreed, chosen) == pytest.approx(angle)
+    assert angle_at(agreed, LogisticSettings(max_angle=0.3, doubted_angle=0.4)) == pytest.approx(0.3)
 
 
 def test_belief_by_hand():

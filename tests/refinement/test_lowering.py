@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_selection import unit_rows
 from test_solvers import problem
 
@@ -16,28 +18,28 @@ def scene(seed=0, d=64):
     return query, rows[:8], np.array([1.0, 0, 0, 1, 0, 0, 0.3, 0]), rows[8:]
 
 
-def test_the_change_is_the_literal_minimum():
-    """Gradient descent on the sum of squares that the docstring puts into words."""
-    query, passages, relevance, others = scene(d=12)
+@pytest.mark.parametrize("d", [12, 200])
+def test_the_change_is_the_literal_minimum(d):
+    """Gradient descent on the sum of squares that the docstring puts into words; fewer and more rows than dimensions."""
+    query, passages, relevance, others = scene(d=d)
+    wrong = 1 - 0.9 * relevance
     threshold = sorted(others @ query, reverse=True)[int(HEAD * len(others))]
     rows, wanted = list(others), [0.0] * len(others)
-    for passage, value in zip(passages, relevance, strict=True):
-        if value >= 0.5:
-            rows.append(passage)
-            wanted.append(0.0)
-        elif passage @ query > threshold:
-            rows.append(passage)
-            wanted.append(0.7 * (1 - value) * (threshold - passage @ query))
-    rows, wanted, change = np.array(rows), np.array(wanted), np.zeros(12)
+    for passage, value, doubt in zip(passages, relevance, wrong, strict=True):
+        rows.append(passage)
+        wanted.append(0.7 * doubt * min(0.0, threshold - passage @ query) if value < 0.5 else 0.0)
+    rows, wanted, change = np.array(rows), np.array(wanted), np.zeros(d)
     for _ in range(20_000):
         change -= 0.01 * (rows.T @ (rows @ change - wanted) + STIFFNESS * change)
-    np.testing.assert_allclose(lower_rejected(query, passages, relevance, others, 0.7), query + change, atol=1e-8)
+    np.testing.assert_allclose(
+        lower_rejected(query, passages, relevance, wrong, others, 0.7), query + change, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rejected_passages_fall_and_hardly_anything_else_moves(seed):
     query, passages, relevance, others = scene(seed, d=256)
-    changed = lower_rejected(query, passages, relevance, others, 1.0) - query
+    changed = lower_rejected(query, passages, relevance, 1 - relevance, others, 1.0) - query
     rejected = passages[relevance == 0.0] @ changed
     assert (rejected < 0).all()
     rest = np.concatenate([others @ changed, passages[relevance == 1.0] @ changed])
@@ -47,27 +49,58 @@ def test_rejected_passages_fall_and_hardly_anything_else_moves(seed):
 def test_nothing_to_lower():
     query, passages, relevance, others = scene()
     for told, rest, part in ((np.ones(8), others, 1.0), (relevance, others[:0], 1.0), (relevance, others, 0.0)):
-        np.testing.assert_array_equal(lower_rejected(query, passages, told, rest, part), query)
+        np.testing.assert_array_equal(lower_rejected(query, passages, told, 1 - told, rest, part), query)
     below = passages[::-1] * np.array([[-1.0]])
-    np.testing.assert_array_equal(lower_rejected(query, below, np.zeros(8), others, 1.0), query)
+    np.testing.assert_array_equal(lower_rejected(query, below, np.zeros(8), np.ones(8), others, 1.0), query)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_given_what_nobody_judged_fewer_rejected_stay_in_the_head(seed):
-    query, passages, relevance = problem(seed)
-    others = query + 1.5 * np.random.default_rng(seed).normal(size=(60, 48)) / 48**0.5
-    alone = refine_query(query, passages, relevance)
-    among = refine_query(query, passages, relevance, others=others)
+def rejected_in_the_head(vector, passages, relevance, others):
     rows = np.vstack([passages, others / np.linalg.norm(others, axis=1, keepdims=True)])
+    return int((np.argsort(-(rows @ vector))[:12, None] == np.flatnonzero(relevance == 0.0)).sum())
 
-    def rejected_in_the_head(vector):
-        return int((np.argsort(-(rows @ vector))[:12, None] == np.flatnonzero(relevance == 0.0)).sum())
 
-    assert rejected_in_the_head(among.vector) <= rejected_in_the_head(alone.vector)
-    assert passages[relevance == 0.0].mean(axis=0) @ (among.vector - alone.vector) < 0
-    assert among.angle <= MAX_ANGLE + 1e-9
-    same = refine_query(query, passages, relevance, others=others, lowering=0.0)
-    np.testing.assert_allclose(same.vector, alone.vector, atol=1e-7)
+def test_given_what_nobody_judged_fewer_rejected_stay_in_the_head():
+    left = {"alone": 0, "among": 0}
+    for seed in range(8):
+        query, passages, relevance = problem(seed)
+        others = query + 1.3 * np.random.default_rng(seed).normal(size=(60, 48)) / 48**0.5
+        alone = refine_query(query, passages, relevance)
+        among = refine_query(query, passages, relevance, others=others)
+        for name, refined in (("alone", alone), ("among", among)):
+            left[name] += rejected_in_the_head(refined.vector, passages, relevance, others)
+        assert among.angle <= MAX_ANGLE + 1e-9
+        same = refine_query(query, passages, relevance, others=others, lowering=0.0)
+        np.testing.assert_allclose(same.vector, alone.vector, atol=1e-7)
+    assert left["among"] < left["alone"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_lone_yes_is_doubted_but_never_lowered(seed):
+    rng = np.random.default_rng(seed)
+    query = unit_rows(seed + 50, 1, 384)[0]
+    rows = 0.7 * rng.normal(size=(100, 384)) / 384**0.5 + query
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows[np.argsort(-(rows @ query))]
+    relevance = np.zeros(20)
+    relevance[10] = 1.0
+    turned, lowered = (
+        refine_query(query, rows[:20], relevance, others=rows[20:], lowering=part).vector for part in (0.0, 0.7)
+    )
+    assert rows[10] @ (turned - lowered) < 0.01
+    assert (rows @ lowered > rows[10] @ lowered).sum() < 3
+
+
+@given(st.integers(0, 10_000), st.integers(2, 8), st.integers(1, 40), st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_given_the_query_stays_within_its_angle(seed, k, d, m):
+    rng = np.random.default_rng(seed)
+    query, passages, others = rng.normal(size=d), rng.normal(size=(k, d)), rng.normal(size=(m, d))
+    relevance = rng.choice([0.0, 0.3, 0.5, 0.9, 1.0, np.nan], size=k)
+    refined = refine_query(query, passages, relevance, others=others)
+    assert np.isfinite(refined.vector).all() and 0.0 <= refined.angle <= MAX_ANGLE + 1e-9
+    order, shuffled = rng.permutation(k), rng.permutation(m)
+    again = refine_query(query, passages[order], relevance[order], others=others[shuffled])
+    np.testing.assert_allclose(again.vector, refined.vector, atol=1e-5)
 
 
 def test_rows_that_say_nothing_are_left_out_and_shapes_are_checked():
@@ -81,6 +114,14 @@ def test_rows_that_say_nothing_are_left_out_and_shapes_are_checked():
             refine_query(query, passages, relevance, method=method, others=others).vector,
             refine_query(query, passages, relevance, method=method).vector,
         )
-    for wrong in (others[:, :7], others[0]):
-        with pytest.raises(DimensionMismatchError, match="others: expected shape"):
-            refine_query(query, passages, relevance, others=wrong)
+    for told in (relevance, np.ones(20)):
+        for wrong in (others[:, :7], others[0]):
+            with pytest.raises(DimensionMismatchError, match="others: expected shape"):
+                refine_query(query, passages, told, others=wrong)
+        assert refine_query(query, passages, told, others=[]).moved == (told is relevance)
+    extra = np.vstack([1e160 * others, 1e-170 * others])
+    np.testing.assert_allclose(
+        refine_query(query, 1e160 * passages, relevance, others=extra).vector,
+        refine_query(query, passages, relevance, others=np.vstack([others, others])).vector,
+        atol=1e-6,
+    )

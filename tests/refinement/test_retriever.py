@@ -278,8 +278,23 @@ def test_a_trusted_judge_turns_the_query_further_and_is_asked_about_other_passag
     assert trusting.angle > careful.angle and trusting.angle == pytest.approx(MAX_ANGLE, abs=1e-3)
     own = RefinementRetriever(index, judge=judge, trusted_judge=True, method_settings={"max_angle": 0.2})
     assert own.refine(QUERY).angle <= 0.2 + 1e-6 and own.selection.first_exploration == 1.0
+    first = [[j.node_id for j in trace.judgements if j.round == 1] for trace in (careful, trusting)]
+    assert set(first[0]) != set(first[1])
     for method in ("kl", "rocchio"):
-        assert RefinementRetriever(index, judge=judge, trusted_judge=True, method=method).refine(QUERY).changed
+        trusting = RefinementRetriever(index, judge=judge, trusted_judge=True)
+        trusting.method = method
+        assert trusting.refine(QUERY).changed
+
+
+def test_what_was_not_answered_counts_as_unjudged(index):
+    seen = []
+
+    def judge(query, passages):
+        seen.extend(passages)
+        return [math.nan if len(seen) <= 10 and "furious" not in p else float("furious" in p) for p in passages]
+
+    trace = RefinementRetriever(index, judge=judge).refine(QUERY)
+    assert trace.changed and any(math.isnan(judged.relevance) for judged in trace.judgements)
 
 
 def test_prompts_can_be_replaced(index):

@@ -28,9 +28,11 @@ def test_never_twice_never_judged(seed, n, count):
     rows = unit_rows(seed, n, 6)
     judged = rng.choice(n, size=rng.integers(1, n), replace=False)
     relevance = rng.choice([0.0, 1.0, np.nan], size=len(judged))
-    picks = select_candidates(rows[0], rows, judged, relevance, count, SelectionSettings())
-    assert len(set(picks.tolist())) == len(picks) == min(count, n - len(judged))
-    assert not set(picks.tolist()) & set(judged.tolist())
+    for chosen in (SelectionSettings(), SelectionSettings(first_exploration=1.0)):
+        for told, said in ((judged, relevance), (judged, 0.0 * relevance), (judged[:0], relevance[:0])):
+            picks = select_candidates(rows[0], rows, told, said, count, chosen)
+            assert len(set(picks.tolist())) == len(picks) == min(count, n - len(told))
+            assert not set(picks.tolist()) & set(told.tolist())
 
 
 def test_picks_are_the_slow_literal_ones():
