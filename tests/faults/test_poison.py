@@ -188,8 +188,8 @@ def test_it_passes_only_what_the_angle_permits(attacks):
     assert (gains <= permitted).all()
     # At 0.1 the bound says something: most documents may not pass all that are before them.
     assert (permitted < places).sum() > 100 or cap > 0.1
-    # Measured: 0.75 and 1.0 places, of ten before it on average; 15 and 6 at most.
-    assert gains.mean() < 2.5 and gains.max() <= 16
+    # Measured: -0.9 and 0.5 places, of ten before it on average; 14 and 4 at most.
+    assert gains.mean() < 1.5 and gains.max() <= 16
 
 
 @pytest.mark.parametrize("method", ["kl", "rocchio"])
@@ -220,8 +220,8 @@ def mean_ndcg(chosen, **kind):
     return tuple(ranking_measures(rankings, truths)["ndcg@10"].mean() for rankings in (plain, after))
 
 
-# Unrefined rankings that are poor, middling and nearly perfect. Measured, unrefined and refined: .31 and .52, .63 and .89,
-# .998 and 1.0 where the poisoned are anywhere; .31 and .24, .63 and .59, .998 and .996 where they are the twenty that come
+# Unrefined rankings that are poor, middling and nearly perfect. Measured, unrefined and refined: .31 and .53, .61 and .89,
+# .999 and 1.0 where the poisoned are anywhere; .31 and .24, .61 and .62, .999 and .996 where they are the twenty that come
 # first among the irrelevant, so that most of what is judged is poisoned.
 KINDS = ({"hint": 0.0, "signal": 0.0}, {"hint": 0.3, "signal": 0.7}, {"hint": 1.0, "signal": 1.0})
 
