@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from llama_index_instruct.incontext.mining import HardNegativeMiner, mine_hard_negatives
     from llama_index_instruct.incontext.training import train_incontext
     from llama_index_instruct.incontext.training_settings import InContextTrainingSettings
+    from llama_index_instruct.refinement.reliability import JudgeError, estimate_judge_error
     from llama_index_instruct.refinement.retriever import RefinementRetriever
     from llama_index_instruct.refinement.selection import SelectionSettings
     from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
@@ -86,6 +87,7 @@ _HOMES = {
     "IncompatibleStoreError": "errors",
     "InstructError": "errors",
     "InstructWarning": "errors",
+    "JudgeError": "refinement.reliability",
     "JudgedNode": "refinement.trace",
     "JudgementTimeout": "errors",
     "Judgements": "teacher.judge",
@@ -121,6 +123,7 @@ _HOMES = {
     "TransformInfo": "gstransform.info",
     "TransformedEmbedding": "gstransform.embedding",
     "Usage": "teacher.usage",
+    "estimate_judge_error": "refinement.reliability",
     "fit_gstransform": "gstransform.pipeline",
     "mine_hard_negatives": "incontext.mining",
     "nearest_examples": "incontext.example_selection",
@@ -153,6 +156,7 @@ __all__ = [
     "IncompatibleStoreError",
     "InstructError",
     "InstructWarning",
+    "JudgeError",
     "JudgedNode",
     "JudgementTimeout",
     "Judgements",
@@ -188,6 +192,7 @@ __all__ = [
     "TransformInfo",
     "TransformedEmbedding",
     "Usage",
+    "estimate_judge_error",
     "fit_gstransform",
     "mine_hard_negatives",
     "nearest_examples",

@@ -24,12 +24,14 @@ from llama_index_instruct.evaluation.peers import (
     FeedbackWeights,
     Ranked,
     Task,
+    judged_rounds,
     qdrant_feedback,
 )
 from llama_index_instruct.evaluation.qdrant_check import check_against_qdrant
 from llama_index_instruct.evaluation.threads import one_thread
 from llama_index_instruct.models import short_name
 from llama_index_instruct.ranges import check_share
+from llama_index_instruct.refinement.reliability import likeliest_error
 from llama_index_instruct.teacher.judge import RelevanceJudge
 
 Rows = npt.NDArray[np.intp]
@@ -179,9 +181,23 @@ def _bench_set(
     return {
         "queries": len(data.queries),
         "documents": len(documents),
+        "judge_error": _judge_error(tasks),
         "methods": {name: methods[name] for name in methods if name in settings.methods or name not in PEERS},
         "rankings_checked_in_qdrant": checked,
     }
+
+
+def _judge_error(tasks: Sequence[Task]) -> dict[str, Any] | None:
+    """Return what the judgements alone tell of how often the judge is wrong; None if nothing can be foretold."""
+    foretold, answers = [], []
+    for task in tasks:
+        rounds = judged_rounds(task)
+        logits = rounds.refine("logistic").foretold
+        known = ~np.isnan(logits)
+        if known.any():
+            foretold.append(logits[known])
+            answers.append(rounds.relevance[known])
+    return asdict(likeliest_error(foretold, answers)) if foretold else None
 
 
 def _rank_all(peer: Callable[[Task], Ranked], tasks: Sequence[Task], label: str, progress: bool) -> list[Ranked]:

@@ -134,6 +134,15 @@ def refinement(
     return rank
 
 
+def judged_rounds(task: Task) -> RefinementRounds:
+    """Return the rounds of a task, judged to the end as the retriever does it."""
+    pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
+    rounds = RefinementRounds(task.query, task.documents[pool], judged=task.judged, rounds=task.rounds)
+    while len(rows := rounds.next_rows()):
+        rounds.record(rows, task.teacher(pool[rows]))
+    return rounds
+
+
 def qdrant_feedback(weights: FeedbackWeights) -> Callable[[Task], Ranked]:
     """Return Qdrant's relevance-feedback query (naive strategy) at the weights (a, b, c) as a peer.
 

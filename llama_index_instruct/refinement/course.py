@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -151,6 +151,7 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
     with state.watch.stage("solve"), span("RefinementRetriever.solve", judgements=len(state.judgements)) as counts:
         refined = rounds.refine(settings.method, **settings.method_settings)
         counts |= {"method": settings.method, "moved": refined.moved, "angle": refined.angle}
+    state.foretell(refined.foretold)
     if not refined.moved:
         if state.teacher_trouble and state.mostly_unjudged:
             return _given_up(state, settings, state.teacher_trouble, None)
@@ -231,6 +232,12 @@ class _State:
         self.usage = self.usage + said.usage
         self.teacher_trouble = self.teacher_trouble or said.trouble
         self.trouble = self.trouble or said.trouble
+
+    def foretell(self, logits: npt.NDArray[np.float64]) -> None:
+        self.judgements = [
+            judged if np.isnan(logit) else replace(judged, foretold=float(logit))
+            for judged, logit in zip(self.judgements, logits, strict=True)
+        ]
 
     def changed(self, nodes: list[NodeWithScore], vector: npt.NDArray[np.float32], angle: float) -> RefinementTrace:
         return self._trace(nodes, vector, angle, changed=True, reason="")

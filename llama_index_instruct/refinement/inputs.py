@@ -43,8 +43,8 @@ def unit_rows_of(query: FloatArray, rows: npt.ArrayLike, name: str) -> FloatArra
 
 def usable_judgements(
     query: FloatArray, passages: npt.ArrayLike, relevance: npt.ArrayLike
-) -> tuple[FloatArray, FloatArray]:
-    """Return the judged passages that have a direction, unit rows (k, d), and their relevance (k,).
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    """Return the judged passages that have a direction, unit rows (k, d), their relevance (k,), and which of all they are.
 
     Raises:
         DimensionMismatchError: If the shapes do not fit.
@@ -60,7 +60,7 @@ def usable_judgements(
         )
     units = _units(rows)
     keep = _have_a_direction(units) & ~np.isnan(targets)
-    return units[keep], targets[keep]
+    return units[keep], targets[keep], keep
 
 
 def why_uninformative(relevance: FloatArray) -> str:

@@ -64,7 +64,7 @@ class RefinementRetriever(BaseRetriever):
         candidates: Hits fetched, vectors included, to choose them from; dense queries only.
         trusted_judge: Say that the judge is hardly ever wrong. Then ``logistic`` takes every answer in full, and the first
             round looks around too; ``method_settings`` and ``selection`` of yours come first. Better with right answers,
-            harmful with wrong ones: measure a sample of yours before.
+            harmful with wrong ones: see ``estimate_judge_error``.
         judge_deadline: Seconds for the whole judging stage, whatever retries the LLM makes; None = no limit.
         pin_judged: Put passages judged relevant first. For corpora you trust: it gives up the bound above.
         on_error: ``"plain"`` = unrefined ranking and a warning; ``"raise"`` = ``RefinementError``.

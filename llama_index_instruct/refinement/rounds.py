@@ -73,6 +73,11 @@ class RefinementRounds:
         """Return the candidates shown to the teacher so far, in that order."""
         return self._rows
 
+    @property
+    def relevance(self) -> FloatArray:
+        """Return what the teacher said of them; NaN = no judgement."""
+        return self._relevance
+
     def refine(self, method: Method = "logistic", **settings: Any) -> RefinedQuery:
         """Return the query refined by everything recorded; see ``refine_query``."""
         return refine_query(

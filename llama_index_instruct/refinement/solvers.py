@@ -6,7 +6,7 @@ Measured beside the published loop by ``llama-index-instruct bench refinement``;
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ class RefinedQuery:
         converged: Whether the solver met its own stopping rule.
         moved: Whether the query was changed at all.
         reason: Why it was not changed; empty if it was.
+        foretold: Shape (k,), for each given passage the logit of a yes that the other answers foretell; NaN where it was
+            left out, and throughout where nothing was changed or the method is not ``logistic``.
     """
 
     vector: npt.NDArray[np.float32]
@@ -62,6 +64,7 @@ class RefinedQuery:
     converged: bool
     moved: bool
     reason: str = ""
+    foretold: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class _Solution:
     loss_after: float
     converged: bool
     max_angle: float
+    foretold: FloatArray | None = None
 
 
 def refine_query(
@@ -108,18 +112,23 @@ def refine_query(
     """
     chosen = make_settings(method, settings)
     unit_query = unit_query_of(query)
-    rows, targets = usable_judgements(unit_query, passages, relevance)
+    rows, targets, usable = usable_judgements(unit_query, passages, relevance)
+    foretold = np.full(len(usable), np.nan)
     unjudged = unit_rows_of(unit_query, () if others is None else others, "others")
     reason = why_uninformative(targets)
     if reason:
         vector = _float32(unit_query)
-        return RefinedQuery(vector, 0.0, 0.0, 0.0, method, converged=True, moved=False, reason=reason)
+        return RefinedQuery(
+            vector, 0.0, 0.0, 0.0, method, converged=True, moved=False, reason=reason, foretold=foretold
+        )
     solution = _SOLVERS[method](unit_query, rows, targets, unjudged, chosen)
     vector64, angle = rotate_towards(unit_query, solution.direction, solution.max_angle)
     if not np.all(np.isfinite(vector64)):
         raise ConfigurationError(
             "refine_query: the solution is not finite; check the settings and the scale of the vectors"
         )
+    if solution.foretold is not None:
+        foretold[usable] = solution.foretold
     moved = angle > 0.0
     return RefinedQuery(
         vector=_float32(vector64),
@@ -130,6 +139,7 @@ def refine_query(
         converged=solution.converged,
         moved=moved,
         reason="" if moved else "the judgements agree with the query as it is",
+        foretold=foretold,
     )
 
 
@@ -189,7 +199,8 @@ def _solve_logistic(
     before = loss(prior.scale * query, -prior.scale * float(np.mean(passages @ query)))
     direction, _ = rotate_towards(query, fit.weights, angle_at(agreement(relevance, foretold), settings))
     direction = lower_rejected(direction, passages, relevance, 1.0 - target, others, settings.lowering)
-    return _Solution(direction, before, loss(fit.weights, fit.intercept), fit.converged, settings.max_angle)
+    after = loss(fit.weights, fit.intercept)
+    return _Solution(direction, before, after, fit.converged, settings.max_angle, foretold)
 
 
 def angle_at(agreed: float, settings: LogisticSettings) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,14 @@ class JudgedNode:
         relevance: In [0, 1]; NaN = no judgement.
         source: ``"logprobs"``, ``"text"``, ``"score"`` or ``"cache"``; else why there is no judgement.
         round: In which round, from 1.
+        foretold: The logit of a yes as the other answers foretell it; NaN where they do not.
     """
 
     node_id: str
     relevance: float
     source: str
     round: int
+    foretold: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ def test_the_record(tmp_path):
     assert record["bench"] == "refinement" and record["settings"]["judge"] == "gold"
     shop = record["datasets"]["shop"]
     assert shop["queries"] == 4 and shop["documents"] == 120
+    assert 0.0 <= shop["judge_error"]["low"] <= shop["judge_error"]["error"] <= shop["judge_error"]["high"] <= 0.45
     methods = shop["methods"]
     assert set(methods) == {*PEERS, "qdrant-feedback-best"}
     for name, row in methods.items():
