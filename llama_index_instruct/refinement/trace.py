@@ -32,7 +32,8 @@ class JudgedNode:
     relevance: float
     source: str
     round: int
-    foretold: float = math.nan
+    # The same judgements foretell the same but for the last digit, which may differ from run to run.
+    foretold: float = field(default=math.nan, compare=False)
 
 
 @dataclass(frozen=True)
