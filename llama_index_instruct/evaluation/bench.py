@@ -181,7 +181,8 @@ def _bench_set(
     return {
         "queries": len(data.queries),
         "documents": len(documents),
-        "judge_error": _judge_error(tasks),
+        # Only where these very judgements were made anyway: an LLM's cost money.
+        "judge_error": _judge_error(tasks) if "logistic" in settings.methods else None,
         "methods": {name: methods[name] for name in methods if name in settings.methods or name not in PEERS},
         "rankings_checked_in_qdrant": checked,
     }
@@ -191,7 +192,7 @@ def _judge_error(tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Return what the judgements alone tell of how often the judge is wrong; None if nothing can be foretold."""
     foretold, answers = [], []
     for task in tasks:
-        rounds = judged_rounds(task)
+        rounds, _ = judged_rounds(task)
         logits = rounds.refine("logistic").foretold
         known = ~np.isnan(logits)
         if known.any():

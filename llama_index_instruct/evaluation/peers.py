@@ -116,31 +116,27 @@ def refinement(
     """Return this package's refinement as a peer; candidates and rounds as in the retriever."""
 
     def rank(task: Task) -> Ranked:
-        pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
-        spent, rounds = cpu_seconds(
-            lambda: RefinementRounds(
-                task.query, task.documents[pool], judged=task.judged, rounds=task.rounds, selection=selection
-            )
-        )
-        while True:
-            choosing, rows = cpu_seconds(rounds.next_rows)
-            spent += choosing
-            if len(rows) == 0:
-                break
-            rounds.record(rows, task.teacher(pool[rows]))
+        rounds, spent = judged_rounds(task, selection)
         solving, refined = cpu_seconds(lambda: rounds.refine(method, **settings))
         return _ranked(task, refined.vector, len(rounds.judged_rows), spent + solving)
 
     return rank
 
 
-def judged_rounds(task: Task) -> RefinementRounds:
-    """Return the rounds of a task, judged to the end as the retriever does it."""
+def judged_rounds(task: Task, selection: SelectionSettings | None = None) -> tuple[RefinementRounds, float]:
+    """Return the rounds of a task, judged to the end as in the retriever, and the CPU seconds that choosing took."""
     pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
-    rounds = RefinementRounds(task.query, task.documents[pool], judged=task.judged, rounds=task.rounds)
-    while len(rows := rounds.next_rows()):
+    spent, rounds = cpu_seconds(
+        lambda: RefinementRounds(
+            task.query, task.documents[pool], judged=task.judged, rounds=task.rounds, selection=selection
+        )
+    )
+    while True:
+        choosing, rows = cpu_seconds(rounds.next_rows)
+        spent += choosing
+        if len(rows) == 0:
+            return rounds, spent
         rounds.record(rows, task.teacher(pool[rows]))
-    return rounds
 
 
 def qdrant_feedback(weights: FeedbackWeights) -> Callable[[Task], Ranked]:

@@ -39,6 +39,10 @@ class LogisticPrior:
                 raise ConfigurationError(f"{name}: expected 1e-6 to 1e6, found {value}")
 
 
+# For foretelling the relevance of passages from that of others: tighter than the solver's, since it has less to go by.
+FORETELLING = LogisticPrior(scale=8.0, precision=0.1)
+
+
 @dataclass(frozen=True)
 class LogisticFit:
     """The solution and the posterior around it.

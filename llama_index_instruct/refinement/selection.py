@@ -10,14 +10,14 @@ place, and each pick is the likeliest if everything before it, judged or picked,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
+from llama_index_instruct.refinement.logistic import FORETELLING, LogisticPrior, fit_logistic
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,7 +42,7 @@ class SelectionSettings:
     first_exploration: float = 0.0
     adaptation: float = 1.5
     window: int = 40
-    prior: LogisticPrior = field(default_factory=lambda: LogisticPrior(scale=8.0, precision=0.1))
+    prior: LogisticPrior = FORETELLING
 
     def __post_init__(self) -> None:
         if min(self.exploration, self.first_exploration, self.adaptation) < 0.0 or self.window < 1:

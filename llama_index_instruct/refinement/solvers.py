@@ -16,7 +16,7 @@ from llama_index_instruct.arithmetic import softmax
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.refinement.agreement import agreement, believed, left_out_logits
 from llama_index_instruct.refinement.inputs import unit_query_of, unit_rows_of, usable_judgements, why_uninformative
-from llama_index_instruct.refinement.logistic import LogisticPrior, fit_logistic
+from llama_index_instruct.refinement.logistic import FORETELLING, fit_logistic
 from llama_index_instruct.refinement.lowering import lower_rejected
 from llama_index_instruct.refinement.objectives import kl_loss, logistic_loss
 from llama_index_instruct.refinement.settings import (
@@ -33,8 +33,6 @@ FloatArray = npt.NDArray[np.float64]
 # Judgements that agree no better than the first say nothing for the judge, those that agree as well as the second all there
 # is to say.
 DOUBTFUL_AGREEMENT, CLEAR_AGREEMENT = 0.6, 0.8
-# Each judgement is foretold from the others with this prior: tighter than the solver's, as it predicts.
-FORETELLING = LogisticPrior(scale=8.0, precision=0.1)
 # Twice as many change the vector of the KL method by less than 1e-3.
 GEODESIC_HOPS = 5
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_instruct import ConfigurationError, SelectionSettings
+from llama_index_instruct import ConfigurationError, SelectionSettings, refine_query
 from llama_index_instruct.arithmetic import sigmoid
 from llama_index_instruct.refinement.logistic import fit_logistic
 from llama_index_instruct.refinement.rounds import RefinementRounds
@@ -135,6 +135,22 @@ def test_rounds_judge_each_candidate_once_and_end_when_none_is_left():
         rounds.record(picks, (picks % 2).astype(float))
     assert sorted(seen) == list(range(7))
     assert rounds.refine().moved
+
+
+def test_what_was_not_answered_is_held_like_what_nobody_judged():
+    rows = unit_rows(3, 40, 64) + 1.5 * unit_rows(4, 1, 64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    query = unit_rows(4, 1, 64)[0]
+    rows = rows[np.argsort(-(rows @ query))]
+    rounds = RefinementRounds(query, rows, judged=12, rounds=1)
+    judged = rounds.next_rows()
+    said = np.array([0.0, 0.0, np.nan, 0.0, 0.0, 1.0] * 2)
+    rounds.record(judged, said)
+    known = judged[~np.isnan(said)]
+    expected = refine_query(query, rows[known], said[~np.isnan(said)], others=np.delete(rows, known, axis=0))
+    np.testing.assert_allclose(rounds.refine().vector, expected.vector, atol=1e-6)
+    without = refine_query(query, rows[judged], said, others=np.delete(rows, judged, axis=0))
+    assert np.abs(rounds.refine().vector - without.vector).max() > 1e-4
 
 
 @pytest.mark.parametrize(
