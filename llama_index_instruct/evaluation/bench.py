@@ -146,6 +146,8 @@ def _bench_set(
             teacher=_teacher(data, q, pools[q], settings),
             judged=settings.judged,
             rounds=settings.rounds,
+            text=data.queries[q].embedded_text,
+            texts=[data.documents[row] for row in pools[q]] if data.pools else data.documents,
         )
         for q in range(len(data.queries))
     ]
@@ -172,6 +174,7 @@ def _bench_set(
             "judgements": _mean(np.array([result.judgements for result in results])),
             "worse": _mean(measures["map"] < average_precision["plain"] - WORSE),
             "solve_ms": _median([result.solve_ms for result in results]),
+            "words_ms": _median([result.words_ms for result in results]),
         }
         if name in weights:
             methods[name]["weights"] = weights[name]
@@ -192,7 +195,7 @@ def _judge_error(tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Return what the judgements alone tell of how often the judge is wrong; None if nothing can be foretold."""
     foretold, answers = [], []
     for task in tasks:
-        rounds, _ = judged_rounds(task)
+        rounds = judged_rounds(task, words=True).rounds
         logits = rounds.refine("logistic").foretold
         known = ~np.isnan(logits)
         if known.any():

@@ -5,7 +5,7 @@ Every peer gets the same query, vectors and judge; only what it does with the ju
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,14 @@ from llama_index_instruct.refinement.objectives import LOG_FLOOR
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import TRUSTED_SELECTION, SelectionSettings
 from llama_index_instruct.refinement.settings import TRUSTED_JUDGE, Method
+from llama_index_instruct.refinement.words import read_words
 
 Rows = npt.NDArray[np.intp]
 FloatArray = npt.NDArray[np.float64]
 FeedbackWeights = tuple[float, float, float]
 
 # How many hits the retriever fetches to choose from, its default.
-CANDIDATES = 100
+CANDIDATES = 200
 # The weights in the example of Qdrant's documentation of the query; the vendor says they must be trained.
 QDRANT_DOCUMENTED: FeedbackWeights = (0.12, 0.43, 0.03)
 QDRANT_GRID: tuple[FeedbackWeights, ...] = tuple((1.0, b, c) for b in (0.0, 1.0) for c in (0.003, 0.01, 0.03, 0.1, 0.3))
@@ -39,6 +40,8 @@ class Task:
         teacher: Rows (m,) -> relevance (m,) in [0, 1].
         judged: Judgements in all.
         rounds: Rounds they are spread over, where a method has rounds.
+        text: Of the query.
+        texts: Of the n documents; None = no method may read words.
     """
 
     query: npt.NDArray[np.float32]
@@ -46,6 +49,8 @@ class Task:
     teacher: Callable[[Rows], FloatArray]
     judged: int
     rounds: int
+    text: str = ""
+    texts: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ class Ranked:
         judgements: How many were asked for.
         solve_ms: CPU milliseconds between judgements and new query vector; NaN where there is none.
         vector: Shape (d,), the query vector that gives the ranking; None where no single one does.
+        words_ms: CPU milliseconds of reading words, before any judgement; NaN where none are read.
     """
 
     rows: Rows
     judgements: int
     solve_ms: float
     vector: FloatArray | None
+    words_ms: float = float("nan")
 
 
 def rank_by(vector: npt.ArrayLike, documents: npt.NDArray[np.float32]) -> Rows:
@@ -111,31 +118,51 @@ def kl_reference(task: Task) -> Ranked:
 
 
 def refinement(
-    method: Method, *, selection: SelectionSettings | None = None, **settings: Any
+    method: Method, *, selection: SelectionSettings | None = None, words: bool = False, **settings: Any
 ) -> Callable[[Task], Ranked]:
     """Return this package's refinement as a peer; candidates and rounds as in the retriever."""
 
     def rank(task: Task) -> Ranked:
-        rounds, spent = judged_rounds(task, selection)
-        solving, refined = cpu_seconds(lambda: rounds.refine(method, **settings))
-        return _ranked(task, refined.vector, len(rounds.judged_rows), spent + solving)
+        judged = judged_rounds(task, selection, words=words)
+        solving, refined = cpu_seconds(lambda: judged.rounds.refine(method, **settings))
+        ranked = _ranked(task, refined.vector, len(judged.rounds.judged_rows), judged.choosing_seconds + solving)
+        return replace(ranked, words_ms=1000.0 * judged.reading_seconds)
 
     return rank
 
 
-def judged_rounds(task: Task, selection: SelectionSettings | None = None) -> tuple[RefinementRounds, float]:
-    """Return the rounds of a task, judged to the end as in the retriever, and the CPU seconds that choosing took."""
+@dataclass(frozen=True)
+class JudgedRounds:
+    """Rounds that were judged to the end.
+
+    Attributes:
+        rounds: The rounds.
+        choosing_seconds: CPU seconds that choosing what is judged took.
+        reading_seconds: CPU seconds that reading words took; NaN where none were read.
+    """
+
+    rounds: RefinementRounds
+    choosing_seconds: float
+    reading_seconds: float
+
+
+def judged_rounds(task: Task, selection: SelectionSettings | None = None, *, words: bool = False) -> JudgedRounds:
+    """Return the rounds of a task, judged to the end as in the retriever."""
     pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
+    reading, read = float("nan"), None
+    if words and task.texts is not None:
+        texts = [task.texts[row] for row in pool]
+        reading, read = cpu_seconds(lambda: read_words(task.text, texts))
     spent, rounds = cpu_seconds(
         lambda: RefinementRounds(
-            task.query, task.documents[pool], judged=task.judged, rounds=task.rounds, selection=selection
+            task.query, task.documents[pool], judged=task.judged, rounds=task.rounds, selection=selection, words=read
         )
     )
     while True:
         choosing, rows = cpu_seconds(rounds.next_rows)
         spent += choosing
         if len(rows) == 0:
-            return rounds, spent
+            return JudgedRounds(rounds, spent, reading)
         rounds.record(rows, task.teacher(pool[rows]))
 
 
@@ -193,6 +220,7 @@ PEERS: dict[str, Callable[[Task], Ranked]] = {
     "kl": refinement("kl"),
     "rocchio": refinement("rocchio"),
     "qdrant-feedback": qdrant_feedback(QDRANT_DOCUMENTED),
-    "logistic": refinement("logistic"),
-    "logistic-trusted": refinement("logistic", selection=TRUSTED_SELECTION, **TRUSTED_JUDGE),
+    "logistic": refinement("logistic", words=True),
+    "logistic-vectors": refinement("logistic"),
+    "logistic-trusted": refinement("logistic", selection=TRUSTED_SELECTION, words=True, **TRUSTED_JUDGE),
 }

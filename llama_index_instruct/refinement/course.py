@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
 from llama_index_instruct.errors import (
     InstructError,
@@ -28,6 +28,7 @@ from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import SelectionSettings
 from llama_index_instruct.refinement.settings import Method
 from llama_index_instruct.refinement.trace import JudgedNode, RefinementTrace, Stopwatch
+from llama_index_instruct.refinement.words import WordRows, read_words
 from llama_index_instruct.spans import Count, span
 from llama_index_instruct.teacher.calls import FATAL
 from llama_index_instruct.teacher.judge import Judgements, seconds_from_now
@@ -73,7 +74,20 @@ class AskTeacher:
     stage = "judge"
 
 
-Step = Embed | Search | FetchVectors | AskTeacher
+@dataclass(frozen=True)
+class ReadWords:
+    """Read the words of the query and of nodes -> WordRows, or None where no two nodes share a word."""
+
+    query: str
+    nodes: Sequence[BaseNode]
+    stage = "words"
+
+    def perform(self) -> WordRows | None:
+        """Return them; a matter of milliseconds for a hundred short texts."""
+        return read_words(self.query, [node.get_content(MetadataMode.EMBED) for node in self.nodes])
+
+
+Step = Embed | Search | FetchVectors | ReadWords | AskTeacher
 Course = Generator[Step, Any, RefinementTrace]
 
 
@@ -83,7 +97,7 @@ def counts_of(step: Step, result: Any) -> dict[str, Count]:
         return {"hits": len(result)}
     if isinstance(step, FetchVectors):
         return {"nodes": len(step.nodes), "found": int(np.isfinite(result).all(axis=1).sum()) if result.size else 0}
-    return {"passages": len(step.nodes)} if isinstance(step, AskTeacher) else {}
+    return {"passages": len(step.nodes)} if isinstance(step, AskTeacher | ReadWords) else {}
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,7 @@ class CourseSettings:
     method: Method
     method_settings: dict[str, Any]
     selection: SelectionSettings
+    words: bool
     judge_deadline: float | None
     pin_judged: bool
     on_error: Literal["plain", "raise"]
@@ -144,8 +159,17 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
             pool.unusable,
         )
         return _given_up(state, settings, "no hit has a usable stored vector", missing)
+    words = None
+    if settings.words:
+        with state.watch.stage("words"):
+            words = yield ReadWords(state.query.query_str, pool.nodes)
     rounds = RefinementRounds(
-        state.vector, pool.vectors, judged=settings.judged, rounds=settings.rounds, selection=settings.selection
+        state.vector,
+        pool.vectors,
+        judged=settings.judged,
+        rounds=settings.rounds,
+        selection=settings.selection,
+        words=words,
     )
     yield from _judge_rounds(state, pool, rounds, settings)
     with state.watch.stage("solve"), span("RefinementRetriever.solve", judgements=len(state.judgements)) as counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from llama_index_instruct.refinement.course import (
     CourseSettings,
     Embed,
     FetchVectors,
+    ReadWords,
     Search,
     Step,
     counts_of,
@@ -46,7 +48,7 @@ class RefinementRetriever(BaseRetriever):
     with one ``InstructWarning``; trouble in embedding or in the first search is the original exception.
 
     Traces show a span ``RefinementRetriever.refine`` with a ``RefinementEvent``, and below it one per stage: embed, search,
-    vectors, select, judge, solve, search_again.
+    vectors, words, select, judge, solve, search_again.
 
     Args:
         retriever: Any LlamaIndex retriever that honours ``QueryBundle.embedding``, or a vector index. Its filters, top-k and
@@ -62,6 +64,8 @@ class RefinementRetriever(BaseRetriever):
         method_settings: Settings of the method, see ``refine_query``.
         selection: How the passages to be judged are chosen.
         candidates: Hits fetched, vectors included, to choose them from; dense queries only.
+        words: Let ``logistic`` weigh the words of the query and the candidates along with their vectors. The store is searched
+            with a vector all the same.
         trusted_judge: Say that the judge is hardly ever wrong. Then ``logistic`` takes every answer in full, and the first
             round looks around too; ``method_settings`` and ``selection`` of yours come first. Better with right answers,
             harmful with wrong ones: see ``estimate_judge_error``.
@@ -93,7 +97,8 @@ class RefinementRetriever(BaseRetriever):
         method: Method = "logistic",
         method_settings: dict[str, Any] | None = None,
         selection: SelectionSettings | None = None,
-        candidates: int = 100,
+        candidates: int = 200,
+        words: bool = True,
         trusted_judge: bool = False,
         judge_deadline: float | None = 10.0,
         pin_judged: bool = False,
@@ -115,6 +120,7 @@ class RefinementRetriever(BaseRetriever):
         self.method_settings = dict(method_settings or {})
         self.selection = selection or (TRUSTED_SELECTION if trusted_judge else SelectionSettings())
         self.candidates = candidates
+        self.words = words
         self.judge_deadline = judge_deadline
         self.pin_judged = pin_judged
         self.on_error: Literal["plain", "raise"] = on_error
@@ -173,6 +179,8 @@ class RefinementRetriever(BaseRetriever):
             return self._inner(step.wide).retrieve(step.query)
         if isinstance(step, FetchVectors):
             return stored_vectors(step.nodes, self.vector_store, embed_model=self._encoder)
+        if isinstance(step, ReadWords):
+            return step.perform()
         return self.judge.assess(step.query, step.nodes, deadline=step.deadline)
 
     async def _aresult(self, step: Step) -> Any:
@@ -184,6 +192,9 @@ class RefinementRetriever(BaseRetriever):
             return await self._inner(step.wide).aretrieve(step.query)
         if isinstance(step, FetchVectors):
             return await astored_vectors(step.nodes, self.vector_store, embed_model=self._encoder)
+        if isinstance(step, ReadWords):
+            # Long passages take some time, which other tasks of the loop need not wait for.
+            return await asyncio.to_thread(step.perform)
         return await self.judge.aassess(step.query, step.nodes, deadline=step.deadline)
 
     @property
@@ -214,6 +225,8 @@ class RefinementRetriever(BaseRetriever):
             method=self.method,
             method_settings={**presets, **self.method_settings},
             selection=self.selection,
+            # The published methods stay as they were published.
+            words=self.words and self.method == "logistic",
             judge_deadline=self.judge_deadline,
             pin_judged=self.pin_judged,
             on_error=self.on_error,

@@ -5,15 +5,20 @@ Retriever and benchmark run the same object, so what is measured is what is ship
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import DimensionMismatchError
+from llama_index_instruct.refinement.agreement import believed
+from llama_index_instruct.refinement.joint import JointSpace
+from llama_index_instruct.refinement.lowering import lowered_scores
 from llama_index_instruct.refinement.selection import SelectionSettings, select_candidates, split_budget
-from llama_index_instruct.refinement.settings import Method
-from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query
+from llama_index_instruct.refinement.settings import LogisticSettings, Method, make_settings
+from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query, rotate_towards
+from llama_index_instruct.refinement.words import WordRows
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -27,6 +32,7 @@ class RefinementRounds:
         judged: Judgements in all.
         rounds: Rounds they are spread over.
         selection: How each round picks.
+        words: Of the query and the candidates, see ``read_words``; weighed along with the vectors.
 
     Example:
         >>> rounds = RefinementRounds(np.array([1.0, 0.0]), np.array([[0.8, 0.6], [0.8, -0.6]]), judged=2, rounds=1)
@@ -44,13 +50,20 @@ class RefinementRounds:
         judged: int,
         rounds: int,
         selection: SelectionSettings | None = None,
+        words: WordRows | None = None,
     ) -> None:
         vector = np.asarray(query, dtype=np.float64)
         rows = np.asarray(candidates, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1:] != vector.shape:
             raise DimensionMismatchError(f"candidates: expected shape (n, {vector.size}), found {rows.shape}")
-        self._query = vector / np.linalg.norm(vector)
-        self._candidates = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        if words is not None and len(words.texts) != len(rows):
+            raise DimensionMismatchError(f"words: expected those of {len(rows)} candidates, found {len(words.texts)}")
+        unit, units = vector / np.linalg.norm(vector), rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        self._unit = unit
+        self._joint = None if words is None else JointSpace(unit, units, words)
+        # What judgements are weighed in.
+        self._query = unit if self._joint is None else self._joint.query
+        self._candidates = units if self._joint is None else self._joint.candidates
         self._selection = selection or SelectionSettings()
         self._budget = split_budget(judged, rounds)
         self._rows = np.zeros(0, dtype=np.intp)
@@ -79,12 +92,31 @@ class RefinementRounds:
         return self._relevance
 
     def refine(self, method: Method = "logistic", **settings: Any) -> RefinedQuery:
-        """Return the query refined by everything recorded; see ``refine_query``."""
-        return refine_query(
-            self._query,
-            self._candidates[self._rows],
-            self._relevance,
-            method=method,
-            others=np.delete(self._candidates, self._rows[~np.isnan(self._relevance)], axis=0),
-            **settings,
-        )
+        """Return the query refined by everything recorded; see ``refine_query``.
+
+        With words, ``loss_before`` and ``loss_after`` are those of the space that joins them to the vectors.
+        """
+        passages = self._candidates[self._rows]
+        if self._joint is None:
+            unjudged = np.delete(self._candidates, self._judged, axis=0)
+            return refine_query(self._query, passages, self._relevance, method=method, others=unjudged, **settings)
+        refined = refine_query(self._query, passages, self._relevance, method=method, **settings)
+        vector, angle = self._unit, 0.0
+        if refined.moved:
+            chosen, solution = make_settings(method, settings), refined.vector.astype(np.float64)
+            lowered = np.zeros(len(self._candidates))
+            if isinstance(chosen, LogisticSettings):
+                lowered[self._judged] = self._lowered(solution, refined.foretold, chosen)
+            wanted = self._joint.query_vector(solution, lowered)
+            vector, angle = rotate_towards(self._unit, wanted, chosen.max_angle)
+        return replace(refined, vector=vector.astype(np.float32), angle=angle)
+
+    @property
+    def _judged(self) -> npt.NDArray[np.intp]:
+        return self._rows[~np.isnan(self._relevance)]
+
+    def _lowered(self, solution: FloatArray, foretold: FloatArray, settings: LogisticSettings) -> FloatArray:
+        known = ~np.isnan(self._relevance)
+        answers, scores = self._relevance[known], self._candidates @ solution
+        wrong = 1.0 - believed(answers, foretold[known], settings.judge_error)
+        return lowered_scores(scores[self._judged], answers, wrong, np.delete(scores, self._judged), settings.lowering)

@@ -38,7 +38,7 @@ class SelectionSettings:
         prior: Of the regression that predicts; tighter than the solver's, since it predicts from half of the judgements.
     """
 
-    exploration: float = 2.0
+    exploration: float = 2.5
     first_exploration: float = 0.0
     adaptation: float = 1.5
     window: int = 40

@@ -13,8 +13,8 @@ from llama_index_instruct.refinement.logistic import LogisticPrior
 
 Method = Literal["logistic", "kl", "rocchio"]
 
-# Largest rotation of the query, in radians: a cosine of 0.70 to the original is always kept.
-MAX_ANGLE = 0.8
+# Largest rotation of the query, in radians: a cosine of 0.58 to the original is always kept.
+MAX_ANGLE = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class LogisticSettings:
 
     prior: LogisticPrior = field(default_factory=LogisticPrior)
     max_angle: float = MAX_ANGLE
-    doubted_angle: float = 0.4
-    judge_error: float = 0.02
-    lowering: float = 0.7
+    doubted_angle: float = 0.45
+    judge_error: float = 0.05
+    lowering: float = 0.8
     max_iterations: int = 25
     tolerance: float = 1e-3
 

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from llama_index_instruct.arithmetic import softmax
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.refinement.agreement import agreement, believed, left_out_logits
+from llama_index_instruct.refinement.changes import ScoreChanges
 from llama_index_instruct.refinement.inputs import unit_query_of, unit_rows_of, usable_judgements, why_uninformative
 from llama_index_instruct.refinement.logistic import FORETELLING, fit_logistic
-from llama_index_instruct.refinement.lowering import lower_rejected
+from llama_index_instruct.refinement.lowering import lowered_scores
 from llama_index_instruct.refinement.objectives import kl_loss, logistic_loss
 from llama_index_instruct.refinement.settings import (
     KLSettings,
@@ -196,7 +197,10 @@ def _solve_logistic(
 
     before = loss(prior.scale * query, -prior.scale * float(np.mean(passages @ query)))
     direction, _ = rotate_towards(query, fit.weights, angle_at(agreement(relevance, foretold), settings))
-    direction = lower_rejected(direction, passages, relevance, 1.0 - target, others, settings.lowering)
+    down = lowered_scores(passages @ direction, relevance, 1.0 - target, others @ direction, settings.lowering)
+    if down.any():
+        wanted = np.concatenate([np.zeros(len(others)), down])
+        direction = direction + ScoreChanges(np.concatenate([others, passages])).smallest(wanted)
     after = loss(fit.weights, fit.intercept)
     return _Solution(direction, before, after, fit.converged, settings.max_angle, foretold)
 

@@ -52,7 +52,7 @@ class RefinementTrace:
         reason: Why nothing was changed; empty if something was.
         trouble: What went wrong on the way, if anything; it may have been survived.
         usage: Calls, tokens, failures.
-        ms: Milliseconds by stage: embed, search, vectors, judge, solve, search_again.
+        ms: Milliseconds by stage: embed, search, vectors, words, judge, solve, search_again.
     """
 
     query: str

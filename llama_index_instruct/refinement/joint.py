@@ -1,0 +1,55 @@
+"""Vectors and words side by side: one space in which judgements are weighed, and the way back to a query vector.
+
+The store knows vectors only. So what the words tell of each candidate is wanted as a change of its score, and the query vector
+is changed as little as gives these changes. Order and scores come from the store as ever.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from llama_index_instruct.refinement.changes import ScoreChanges
+from llama_index_instruct.refinement.words import WordRows
+
+FloatArray = npt.NDArray[np.float64]
+
+# Length of a text's words beside its vector, which has length 1.
+WORD_WEIGHT = 0.6
+# The same for the query: its words are what is searched for, but few and often not those of the passages.
+QUERY_WORD_WEIGHT = 0.3
+
+
+class JointSpace:
+    """A query and its candidates, their words beside their vectors.
+
+    Args:
+        query: Shape (d,), unit norm.
+        vectors: Shape (n, d), unit rows.
+        words: Of the query and the n candidates.
+
+    Attributes:
+        query: Shape (d + n,), unit norm.
+        candidates: Shape (n, d + n), unit rows.
+    """
+
+    def __init__(self, query: FloatArray, vectors: FloatArray, words: WordRows) -> None:
+        self._dimension = len(query)
+        self._changes = ScoreChanges(vectors)
+        beside = np.concatenate([query, QUERY_WORD_WEIGHT * words.query])
+        rows = np.hstack([vectors, WORD_WEIGHT * words.texts])
+        self._lengths = np.linalg.norm(rows, axis=1)
+        self.query = beside / np.linalg.norm(beside)
+        self.candidates = rows / self._lengths[:, None]
+
+    def query_vector(self, solution: FloatArray, lowered: FloatArray) -> FloatArray:
+        """Return the query vector (d,), of any norm, that scores the candidates as a solution in this space does, or nearly so.
+
+        Args:
+            solution: Shape (d + n,).
+            lowered: Shape (n,), added to the scores in this space.
+        """
+        vector, words = np.split(solution, [self._dimension])
+        told = self.candidates[:, self._dimension :] @ words
+        # What all candidates gain alike changes no order among them, but it would lift them above those never fetched.
+        return vector + self._changes.smallest(self._lengths * (told - told.mean() + lowered))
