@@ -68,6 +68,7 @@ RefinementRetriever.retrieve
     RefinementRetriever.search
       VectorIndexRetriever.retrieve
     RefinementRetriever.vectors
+    RefinementRetriever.words
     RefinementRetriever.select
     RefinementRetriever.judge
       RelevanceJudge.assess
@@ -253,6 +254,7 @@ async def test_a_refined_retrieve(wire_index, way):
     assert [result["hits"] for result in trace.results("RefinementRetriever.search")] == [90]
     assert trace.results("RefinementRetriever.search_again") == [{"hits": len(hits)}]
     assert trace.results("RefinementRetriever.vectors") == [{"nodes": 90, "found": 90}]
+    assert trace.results("RefinementRetriever.words") == [{"passages": 90}]
     assert trace.results("RefinementRetriever.select") == [
         {"round": 1, "selected": 3},
         {"round": 2, "selected": 3},

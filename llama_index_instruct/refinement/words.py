@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 # So many first letters of a word stand for it: "refund", "refunds" and "refunded" are one.
 STEM = 5
 # What stands further on in a text is not read, which bounds the time that reading takes.
-READ_CHARS = 10_000
+READ_CHARS = 5_000
 # Keeps the Gram matrix of like texts positive definite.
 JITTER = 1e-6
 
@@ -44,7 +44,7 @@ def read_words(query: str, texts: Sequence[str]) -> WordRows | None:
 
     Args:
         query: What is searched for.
-        texts: n of them; the first ten thousand characters of each are read.
+        texts: n of them; the first five thousand characters of each are read.
 
     Example:
         >>> rows = read_words("refund", ["a refund was promised", "refunded at once", "it works at last"])

@@ -6,7 +6,7 @@ from test_selection import unit_rows
 from test_solvers import problem
 
 from llama_index_instruct import DimensionMismatchError, refine_query
-from llama_index_instruct.refinement.lowering import HEAD, STIFFNESS, lower_rejected
+from llama_index_instruct.refinement.lowering import HEAD, lowered_scores
 from llama_index_instruct.refinement.settings import MAX_ANGLE
 
 
@@ -18,50 +18,34 @@ def scene(seed=0, d=64):
     return query, rows[:8], np.array([1.0, 0, 0, 1, 0, 0, 0.3, 0]), rows[8:]
 
 
-@pytest.mark.parametrize("d", [12, 200])
-def test_the_change_is_the_literal_minimum(d):
-    """Gradient descent on the sum of squares that the docstring puts into words; fewer and more rows than dimensions."""
-    query, passages, relevance, others = scene(d=d)
+def test_how_far_down_by_a_literal_loop():
+    query, passages, relevance, others = scene()
     wrong = 1 - 0.9 * relevance
     threshold = sorted(others @ query, reverse=True)[int(HEAD * len(others))]
-    rows, wanted = list(others), [0.0] * len(others)
+    expected = []
     for passage, value, doubt in zip(passages, relevance, wrong, strict=True):
-        rows.append(passage)
-        wanted.append(0.7 * doubt * min(0.0, threshold - passage @ query) if value < 0.5 else 0.0)
-    rows, wanted, change = np.array(rows), np.array(wanted), np.zeros(d)
-    for _ in range(20_000):
-        change -= 0.01 * (rows.T @ (rows @ change - wanted) + STIFFNESS * change)
-    np.testing.assert_allclose(
-        lower_rejected(query, passages, relevance, wrong, others, 0.7), query + change, atol=1e-8
-    )
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_rejected_passages_fall_and_hardly_anything_else_moves(seed):
-    query, passages, relevance, others = scene(seed, d=256)
-    changed = lower_rejected(query, passages, relevance, 1 - relevance, others, 1.0) - query
-    rejected = passages[relevance == 0.0] @ changed
-    assert (rejected < 0).all()
-    rest = np.concatenate([others @ changed, passages[relevance == 1.0] @ changed])
-    assert np.abs(rest).mean() < 0.2 * np.abs(rejected).mean()
+        expected.append(0.7 * doubt * min(0.0, threshold - passage @ query) if value < 0.5 else 0.0)
+    down = lowered_scores(passages @ query, relevance, wrong, others @ query, 0.7)
+    np.testing.assert_allclose(down, expected, atol=1e-12)
+    assert down.min() < 0.0 == down.max()
 
 
 def test_nothing_to_lower():
     query, passages, relevance, others = scene()
-    for told, rest, part in ((np.ones(8), others, 1.0), (relevance, others[:0], 1.0), (relevance, others, 0.0)):
-        np.testing.assert_array_equal(lower_rejected(query, passages, told, 1 - told, rest, part), query)
-    below = passages[::-1] * np.array([[-1.0]])
-    np.testing.assert_array_equal(lower_rejected(query, below, np.zeros(8), np.ones(8), others, 1.0), query)
+    scores, rest = passages @ query, others @ query
+    for told, unjudged, part in ((np.ones(8), rest, 1.0), (relevance, rest[:0], 1.0), (relevance, rest, 0.0)):
+        assert not lowered_scores(scores, told, 1 - told, unjudged, part).any()
+    assert not lowered_scores(-scores, np.zeros(8), np.ones(8), rest, 1.0).any()
 
 
 def rejected_in_the_head(vector, passages, relevance, others):
     rows = np.vstack([passages, others / np.linalg.norm(others, axis=1, keepdims=True)])
-    return int((np.argsort(-(rows @ vector))[:12, None] == np.flatnonzero(relevance == 0.0)).sum())
+    return int((np.argsort(-(rows @ vector))[:8, None] == np.flatnonzero(relevance == 0.0)).sum())
 
 
 def test_given_what_nobody_judged_fewer_rejected_stay_in_the_head():
     left = {"alone": 0, "among": 0}
-    for seed in range(8):
+    for seed in range(30):
         query, passages, relevance = problem(seed)
         others = query + 1.3 * np.random.default_rng(seed).normal(size=(60, 48)) / 48**0.5
         alone = refine_query(query, passages, relevance)

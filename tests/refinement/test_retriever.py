@@ -33,7 +33,9 @@ from llama_index_instruct import (
     RefinementRetriever,
     RelevanceJudge,
 )
+from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.settings import MAX_ANGLE
+from llama_index_instruct.refinement.words import read_words
 from llama_index_instruct.teacher.standins import CallableJudge, to_relevance
 
 QUERY = "order refund printer"
@@ -64,7 +66,7 @@ def test_the_judged_property_rises(index):
     assert trace.changed and not trace.reason and 0 < trace.angle <= MAX_ANGLE
     assert len(trace.judgements) == 12 == len({j.node_id for j in trace.judgements})
     assert {j.round for j in trace.judgements} == {1, 2, 3}
-    assert set(trace.ms) == {"embed", "search", "vectors", "judge", "solve", "search_again"}
+    assert set(trace.ms) == {"embed", "search", "vectors", "words", "judge", "solve", "search_again"}
     assert len(trace.nodes) == len(trace.plain_nodes) == 10 and 0 <= trace.overlap < 1
     same(retriever.retrieve(QUERY), trace.nodes)
 
@@ -265,6 +267,39 @@ def test_pinned_nodes_come_first(index):
 def test_methods_and_their_settings(index, method):
     retriever = RefinementRetriever(index, judge=furious, method=method, method_settings={"max_angle": 0.1})
     assert retriever.refine(QUERY).angle == pytest.approx(0.1, abs=1e-6)
+
+
+def test_words_are_weighed_unless_they_are_switched_off(index):
+    beside, alone = (RefinementRetriever(index, judge=furious, words=words).refine(QUERY) for words in (True, False))
+    assert np.abs(beside.refined_vector - alone.refined_vector).max() > 1e-3
+    assert "words" in beside.ms and "words" not in alone.ms
+    for method in ("kl", "rocchio"):
+        assert "words" not in RefinementRetriever(index, judge=furious, method=method).refine(QUERY).ms
+
+
+def test_what_the_words_tell_is_in_the_vector_that_is_searched_with(index):
+    """The retriever's vector is that of the rounds on the same candidates, vectors and words."""
+    trace = RefinementRetriever(index, judge=furious).refine(QUERY)
+    hits = index.as_retriever(similarity_top_k=200).retrieve(QUERY)
+    rows = np.array([WordEmbedding().get_text_embedding(hit.node.text) for hit in hits])
+    _, first = np.unique(rows, axis=0, return_index=True)
+    kept = np.sort(first)
+    texts = [hits[i].node.text for i in kept]
+    rounds = RefinementRounds(trace.query_vector, rows[kept], judged=20, rounds=2, words=read_words(QUERY, texts))
+    while len(picks := rounds.next_rows()):
+        rounds.record(picks, np.array(furious("", [texts[i] for i in picks])))
+    length = np.linalg.norm(trace.query_vector)
+    np.testing.assert_allclose(trace.refined_vector / length, rounds.refine().vector, atol=1e-4)
+
+
+def test_words_that_cannot_be_read_leave_the_plain_ranking(index, monkeypatch):
+    def broken(*_):
+        raise OSError("no such file")
+
+    monkeypatch.setattr("llama_index_instruct.refinement.course.read_words", broken)
+    with pytest.warns(InstructWarning, match="OSError in the refinement stage"):
+        trace = RefinementRetriever(index, judge=furious).refine(QUERY)
+    assert not trace.changed and trace.nodes == trace.plain_nodes and not trace.judgements
 
 
 def test_a_trusted_judge_turns_the_query_further_and_is_asked_about_other_passages(index):
@@ -526,8 +561,6 @@ def test_f31_empty_queries(index, memory_client, query):
 def test_f34_a_poisoned_document_lifts_itself_a_bounded_way():
     """The obedient teacher says yes to one planted hit: the query keeps its angle bound, no other label moves."""
     rng = np.random.default_rng(0)
-    from llama_index_instruct.refinement.rounds import RefinementRounds
-
     worst = 0.0
     for _ in range(200):
         query = rng.normal(size=32)

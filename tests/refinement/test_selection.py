@@ -138,7 +138,7 @@ def test_rounds_judge_each_candidate_once_and_end_when_none_is_left():
 
 
 def test_what_was_not_answered_is_held_like_what_nobody_judged():
-    rows = unit_rows(3, 40, 64) + 1.5 * unit_rows(4, 1, 64)
+    rows = unit_rows(3, 150, 64) + 0.8 * unit_rows(4, 1, 64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     query = unit_rows(4, 1, 64)[0]
     rows = rows[np.argsort(-(rows @ query))]

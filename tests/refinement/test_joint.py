@@ -1,0 +1,102 @@
+"""Words beside vectors: what they tell reaches the query vector, and nothing but the vector."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_selection import unit_rows
+
+from llama_index_instruct import DimensionMismatchError
+from llama_index_instruct.refinement.joint import QUERY_WORD_WEIGHT, WORD_WEIGHT, JointSpace
+from llama_index_instruct.refinement.rounds import RefinementRounds
+from llama_index_instruct.refinement.settings import MAX_ANGLE
+from llama_index_instruct.refinement.words import WordRows, read_words
+
+NOUNS = ["printer", "router", "tablet", "monitor", "keyboard", "invoice", "cable", "battery"]
+
+
+def scene(seed=0, n=60, d=96):
+    """Passages of no order that vectors can see; the relevant ones say "refund" in words of their own."""
+    rng = np.random.default_rng(seed)
+    query = unit_rows(seed, 1, d)[0]
+    rows = query + 0.8 * unit_rows(seed + 1, n, d)
+    rows = rows[np.argsort(-(rows @ query) / np.linalg.norm(rows, axis=1))]
+    relevant = rng.random(n) < 0.4
+    texts = [
+        f"{rng.choice(NOUNS)} and {rng.choice(NOUNS)} {'refunded' if yes else 'broken'} {rng.choice(NOUNS)}"
+        for yes in relevant
+    ]
+    return query, rows / np.linalg.norm(rows, axis=1, keepdims=True), relevant.astype(float), texts
+
+
+def judged_rounds(query, rows, relevance, words, judged=20):
+    rounds = RefinementRounds(query, rows, judged=judged, rounds=2, words=words)
+    while len(picks := rounds.next_rows()):
+        rounds.record(picks, relevance[picks])
+    return rounds
+
+
+def test_the_space_is_vectors_and_words_side_by_side():
+    query, rows, _, texts = scene()
+    words = read_words("refund", texts)
+    space = JointSpace(query, rows, words)
+    mixed = (rows @ query + WORD_WEIGHT * QUERY_WORD_WEIGHT * words.texts @ words.query) / np.sqrt(
+        (1 + WORD_WEIGHT**2) * (1 + QUERY_WORD_WEIGHT**2 * words.query @ words.query)
+    )
+    np.testing.assert_allclose(space.candidates @ space.query, mixed, atol=1e-5)
+
+
+def test_the_query_vector_ranks_the_candidates_as_the_space_does():
+    query, rows, _, texts = scene(d=384)
+    space = JointSpace(query, rows, read_words("refund", texts))
+    solution = space.query + 0.5 * unit_rows(7, 1, len(space.query))[0]
+    wanted = np.zeros(60)
+    wanted[3] = -0.2
+    scores = space.candidates @ solution + wanted
+    found = rows @ space.query_vector(solution, wanted)
+    assert np.corrcoef(scores, found)[0, 1] > 0.99
+    # What all gain alike is left out: on the whole they stay as high as their vectors alone have them.
+    assert abs(found.mean() - rows.mean(axis=0) @ solution[:384]) < 0.02
+
+
+def test_what_only_words_tell_reaches_the_passages_nobody_judged():
+    lifts = {"words": [], "vectors": []}
+    for seed in range(12):
+        query, rows, relevance, texts = scene(seed)
+        for name, words in (("words", read_words("money back", texts)), ("vectors", None)):
+            rounds = judged_rounds(query, rows, relevance, words)
+            rest = np.setdiff1d(np.arange(60), rounds.judged_rows)
+            scores = rows[rest] @ rounds.refine().vector
+            wanted = relevance[rest] == 1.0
+            lifts[name].append((scores[wanted][:, None] > scores[~wanted][None, :]).mean())
+    # The area under the ROC curve among unjudged passages: chance without words.
+    assert np.mean(lifts["words"]) > 0.9 and np.mean(lifts["vectors"]) < 0.65
+
+
+@given(st.integers(0, 1000), st.sampled_from(["logistic", "kl", "rocchio"]))
+@settings(max_examples=30, deadline=None)
+def test_the_angle_is_bounded_and_a_silent_teacher_changes_nothing(seed, method):
+    query, rows, _, texts = scene(seed, n=25, d=16)
+    said = np.random.default_rng(seed).choice([0.0, 0.4, 1.0, np.nan], size=25)
+    words = read_words("refund", texts)
+    refined = judged_rounds(query, rows, said, words).refine(method)
+    assert np.isfinite(refined.vector).all() and refined.angle <= MAX_ANGLE + 1e-9
+    assert np.arccos(min(refined.vector @ query, 1.0)) == pytest.approx(refined.angle, abs=1e-3)
+    silent = judged_rounds(query, rows, np.ones(25), words).refine(method)
+    assert not silent.moved and silent.angle == 0.0
+    np.testing.assert_array_equal(silent.vector, query.astype(np.float32))
+
+
+def test_words_that_tell_nothing_leave_it_to_the_vectors():
+    query, rows, _, _ = scene(3)
+    relevance = (rows @ unit_rows(5, 1, 96)[0] > 0.0).astype(float)
+    silent = WordRows(np.zeros(60), 1e-9 * np.eye(60))
+    alone, beside = (judged_rounds(query, rows, relevance, words).refine() for words in (None, silent))
+    np.testing.assert_allclose(beside.vector, alone.vector, atol=1e-5)
+    np.testing.assert_allclose(beside.foretold, alone.foretold, atol=1e-6)
+
+
+def test_words_of_other_texts_are_refused():
+    query, rows, _, texts = scene()
+    with pytest.raises(DimensionMismatchError, match="words: expected those of 59 candidates, found 60"):
+        RefinementRounds(query, rows[:59], judged=5, rounds=1, words=read_words("refund", texts))
