@@ -174,7 +174,7 @@ def _bench_set(
             "judgements": _mean(np.array([result.judgements for result in results])),
             "worse": _mean(measures["map"] < average_precision["plain"] - WORSE),
             "solve_ms": _median([result.solve_ms for result in results]),
-            "words_ms": _median([result.words_ms for result in results]),
+            "prepare_ms": _median([result.prepare_ms for result in results]),
         }
         if name in weights:
             methods[name]["weights"] = weights[name]
@@ -195,7 +195,7 @@ def _judge_error(tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Return what the judgements alone tell of how often the judge is wrong; None if nothing can be foretold."""
     foretold, answers = [], []
     for task in tasks:
-        rounds = judged_rounds(task, words=True).rounds
+        rounds, _ = judged_rounds(task, words=True)
         logits = rounds.refine("logistic").foretold
         known = ~np.isnan(logits)
         if known.any():

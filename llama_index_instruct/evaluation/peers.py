@@ -60,16 +60,16 @@ class Ranked:
     Attributes:
         rows: Shape (n,).
         judgements: How many were asked for.
-        solve_ms: CPU milliseconds between judgements and new query vector; NaN where there is none.
+        solve_ms: CPU milliseconds between the last judgement and the new query vector; NaN where there is none.
         vector: Shape (d,), the query vector that gives the ranking; None where no single one does.
-        words_ms: CPU milliseconds of reading words, before any judgement; NaN where none are read.
+        prepare_ms: CPU milliseconds before that: reading words and choosing what is judged; NaN where it is the top.
     """
 
     rows: Rows
     judgements: int
     solve_ms: float
     vector: FloatArray | None
-    words_ms: float = float("nan")
+    prepare_ms: float = float("nan")
 
 
 def rank_by(vector: npt.ArrayLike, documents: npt.NDArray[np.float32]) -> Rows:
@@ -123,46 +123,40 @@ def refinement(
     """Return this package's refinement as a peer; candidates and rounds as in the retriever."""
 
     def rank(task: Task) -> Ranked:
-        judged = judged_rounds(task, selection, words=words)
-        solving, refined = cpu_seconds(lambda: judged.rounds.refine(method, **settings))
-        ranked = _ranked(task, refined.vector, len(judged.rounds.judged_rows), judged.choosing_seconds + solving)
-        return replace(ranked, words_ms=1000.0 * judged.reading_seconds)
+        rounds, preparing = judged_rounds(task, selection, words=words)
+        solving, refined = cpu_seconds(lambda: rounds.refine(method, **settings))
+        ranked = _ranked(task, refined.vector, len(rounds.judged_rows), solving)
+        return replace(ranked, prepare_ms=1000.0 * preparing)
 
     return rank
 
 
-@dataclass(frozen=True)
-class JudgedRounds:
-    """Rounds that were judged to the end.
+def judged_rounds(
+    task: Task, selection: SelectionSettings | None = None, *, words: bool = False
+) -> tuple[RefinementRounds, float]:
+    """Return the rounds of a task, judged to the end as in the retriever, and the CPU seconds that this took.
 
-    Attributes:
-        rounds: The rounds.
-        choosing_seconds: CPU seconds that choosing what is judged took.
-        reading_seconds: CPU seconds that reading words took; NaN where none were read.
+    They are those of reading words, where any are to be read, and of choosing; not the teacher's.
     """
-
-    rounds: RefinementRounds
-    choosing_seconds: float
-    reading_seconds: float
-
-
-def judged_rounds(task: Task, selection: SelectionSettings | None = None, *, words: bool = False) -> JudgedRounds:
-    """Return the rounds of a task, judged to the end as in the retriever."""
     pool = rank_by(task.query, task.documents)[: max(CANDIDATES, task.judged)]
-    reading, read = float("nan"), None
-    if words and task.texts is not None:
-        texts = [task.texts[row] for row in pool]
-        reading, read = cpu_seconds(lambda: read_words(task.text, texts))
-    spent, rounds = cpu_seconds(
-        lambda: RefinementRounds(
-            task.query, task.documents[pool], judged=task.judged, rounds=task.rounds, selection=selection, words=read
+
+    def begun() -> RefinementRounds:
+        texts = [task.texts[row] for row in pool] if words and task.texts is not None else None
+        return RefinementRounds(
+            task.query,
+            task.documents[pool],
+            judged=task.judged,
+            rounds=task.rounds,
+            selection=selection,
+            words=None if texts is None else read_words(task.text, texts),
         )
-    )
+
+    spent, rounds = cpu_seconds(begun)
     while True:
         choosing, rows = cpu_seconds(rounds.next_rows)
         spent += choosing
         if len(rows) == 0:
-            return JudgedRounds(rounds, spent, reading)
+            return rounds, spent
         rounds.record(rows, task.teacher(pool[rows]))
 
 

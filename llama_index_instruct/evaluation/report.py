@@ -14,7 +14,17 @@ def refinement_table(record: dict[str, Any], console: Console) -> None:
     for name, data in record["datasets"].items():
         methods = data["methods"]
         table = Table(title=f"{name}: {data['queries']} queries, {data['documents']} documents")
-        columns = ("method", "MAP", "gain", "x kl-reference", "nDCG@10", "judgements", "worse", "solve ms")
+        columns = (
+            "method",
+            "MAP",
+            "gain",
+            "x kl-reference",
+            "nDCG@10",
+            "judgements",
+            "worse",
+            "solve ms",
+            "prepare ms",
+        )
         for column in columns:
             table.add_column(column, justify="left" if column == "method" else "right")
         for method, row in methods.items():
@@ -26,7 +36,7 @@ def refinement_table(record: dict[str, Any], console: Console) -> None:
                 f"{row['ndcg@10']:.3f}",
                 f"{row['judgements']:.1f}",
                 f"{100 * row['worse']:.1f} %",
-                "-" if row["solve_ms"] is None else f"{row['solve_ms']:.2f}",
+                *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("solve_ms", "prepare_ms")),
             )
         console.print(table)
     if "solver_speed" in record:

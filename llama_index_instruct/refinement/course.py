@@ -163,14 +163,15 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
     if settings.words:
         with state.watch.stage("words"):
             words = yield ReadWords(state.query.query_str, pool.nodes)
-    rounds = RefinementRounds(
-        state.vector,
-        pool.vectors,
-        judged=settings.judged,
-        rounds=settings.rounds,
-        selection=settings.selection,
-        words=words,
-    )
+    with state.watch.stage("solve"):
+        rounds = RefinementRounds(
+            state.vector,
+            pool.vectors,
+            judged=settings.judged,
+            rounds=settings.rounds,
+            selection=settings.selection,
+            words=words,
+        )
     yield from _judge_rounds(state, pool, rounds, settings)
     with state.watch.stage("solve"), span("RefinementRetriever.solve", judgements=len(state.judgements)) as counts:
         refined = rounds.refine(settings.method, **settings.method_settings)
