@@ -80,7 +80,7 @@ def run_demo(
             judge=llm_judge or label_judge(tickets, query),
             judged=judged,
             rounds=rounds,
-            candidates=max(100, judged),
+            candidates=max(200, judged),
             judge_deadline=None if llm is None else 60.0,
         )
         start = time.perf_counter()

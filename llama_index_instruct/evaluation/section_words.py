@@ -7,7 +7,7 @@ than 0.05 average precision. "Ranks moved" is the mean over relevant documents t
 its first 100; below is rank 101.
 
 **What this shows.** All peers that ask an LLM ask the same one about the same number of passages: the first 20
-(`RefinementRetriever` chooses its 20 among the first 100). No LLM was at hand: its answers are the relevance
+(`RefinementRetriever` chooses its 20 among the first 200). No LLM was at hand: its answers are the relevance
 judgements, given in the form each peer's own prompt asks for. So the table shows what a method makes of the same
 judgements, not what an LLM would say: a rerank of the judged passages is at its ceiling here, and so is ours. A real
 LLM errs, by its prompt too; one call for ten passages and one call for one passage need not err alike.

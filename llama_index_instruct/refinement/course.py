@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_instruct.errors import (
     InstructError,
@@ -24,80 +24,18 @@ from llama_index_instruct.errors import (
 )
 from llama_index_instruct.queries import checked_vector, with_embedding
 from llama_index_instruct.refinement.candidates import Candidates, usable_candidates
+from llama_index_instruct.refinement.course_steps import AskTeacher, Embed, FetchVectors, ReadWords, Search, Step
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.selection import SelectionSettings
 from llama_index_instruct.refinement.settings import Method
 from llama_index_instruct.refinement.trace import JudgedNode, RefinementTrace, Stopwatch
-from llama_index_instruct.refinement.words import WordRows, read_words
-from llama_index_instruct.spans import Count, span
+from llama_index_instruct.refinement.words import WordRows
+from llama_index_instruct.spans import span
 from llama_index_instruct.teacher.calls import FATAL
 from llama_index_instruct.teacher.judge import Judgements, seconds_from_now
 from llama_index_instruct.teacher.usage import Usage
 
-
-@dataclass(frozen=True)
-class Embed:
-    """Embed the query -> list of floats."""
-
-    query: QueryBundle
-    stage = "embed"
-
-
-@dataclass(frozen=True)
-class Search:
-    """Search the store -> hits; wide = fetch candidates too."""
-
-    query: QueryBundle
-    wide: bool
-
-    @property
-    def stage(self) -> str:
-        """Return which search it is."""
-        return "search" if self.wide else "search_again"
-
-
-@dataclass(frozen=True)
-class FetchVectors:
-    """Fetch the stored vectors of nodes -> (n, d)."""
-
-    nodes: Sequence[BaseNode]
-    stage = "vectors"
-
-
-@dataclass(frozen=True)
-class AskTeacher:
-    """Let the teacher judge nodes -> Judgements."""
-
-    query: str
-    nodes: Sequence[BaseNode]
-    deadline: float | None
-    stage = "judge"
-
-
-@dataclass(frozen=True)
-class ReadWords:
-    """Read the words of the query and of nodes -> WordRows, or None where no two nodes share a word."""
-
-    query: str
-    nodes: Sequence[BaseNode]
-    stage = "words"
-
-    def perform(self) -> WordRows | None:
-        """Return them; a matter of milliseconds for a hundred short texts."""
-        return read_words(self.query, [node.get_content(MetadataMode.EMBED) for node in self.nodes])
-
-
-Step = Embed | Search | FetchVectors | ReadWords | AskTeacher
 Course = Generator[Step, Any, RefinementTrace]
-
-
-def counts_of(step: Step, result: Any) -> dict[str, Count]:
-    """Return what a step brought, for traces."""
-    if isinstance(step, Search):
-        return {"hits": len(result)}
-    if isinstance(step, FetchVectors):
-        return {"nodes": len(step.nodes), "found": int(np.isfinite(result).all(axis=1).sum()) if result.size else 0}
-    return {"passages": len(step.nodes)} if isinstance(step, AskTeacher | ReadWords) else {}
 
 
 @dataclass(frozen=True)
@@ -109,7 +47,8 @@ class CourseSettings:
     method: Method
     method_settings: dict[str, Any]
     selection: SelectionSettings
-    words: bool
+    lexical: bool
+    candidates: int
     judge_deadline: float | None
     pin_judged: bool
     on_error: Literal["plain", "raise"]
@@ -147,6 +86,8 @@ def refinement_course(query: QueryBundle, settings: CourseSettings) -> Course:
 
 
 def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings) -> Course:
+    # A retriever may bring more than are worth their vectors' way, or than can be weighed against each other.
+    hits = hits[: settings.candidates]
     with state.watch.stage("vectors"):
         vectors = yield FetchVectors([hit.node for hit in hits])
         pool = usable_candidates([hit.node for hit in hits], vectors)
@@ -159,10 +100,7 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
             pool.unusable,
         )
         return _given_up(state, settings, "no hit has a usable stored vector", missing)
-    words = None
-    if settings.words:
-        with state.watch.stage("words"):
-            words = yield ReadWords(state.query.query_str, pool.nodes)
+    words = (yield from _words(state, pool, settings)) if settings.lexical else None
     with state.watch.stage("solve"):
         rounds = RefinementRounds(
             state.vector,
@@ -193,6 +131,23 @@ def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings)
     if pool.unusable:
         _warn(state.trouble or "")
     return state.changed(nodes, moved, refined.angle)
+
+
+def _words(state: _State, pool: Candidates, settings: CourseSettings) -> Generator[Step, Any, WordRows | None]:
+    try:
+        with state.watch.stage("words"):
+            words: WordRows | None = yield ReadWords(state.query.query_str, pool.nodes)
+            return words
+    except FATAL:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__} while reading the words of the hits"
+        if settings.on_error == "raise":
+            raise RefinementError(f"query refinement failed: {reason}; lexical=False reads none") from error
+        # The vectors are enough to go on with.
+        _warn(f"{reason}; going by their vectors alone")
+        state.trouble = state.trouble or reason
+        return None
 
 
 def _judge_rounds(

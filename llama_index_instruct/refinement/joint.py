@@ -1,7 +1,7 @@
-"""Vectors and words side by side: one space in which judgements are weighed, and the way back to a query vector.
+"""Vectors and words side by side: one space in which judgements are weighed, and the way back to a query vector. Pure numpy.
 
-The store knows vectors only. So what the words tell of each candidate is wanted as a change of its score, and the query vector
-is changed as little as gives these changes. Order and scores come from the store as ever.
+The store knows vectors only. So what the words tell of each candidate is wanted as a change of its score, and a small change of
+the query vector is found that nearly gives these changes. Order and scores come from the store as ever.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from llama_index_instruct.refinement.words import WordRows
 FloatArray = npt.NDArray[np.float64]
 
 # Length of a text's words beside its vector, which has length 1.
-WORD_WEIGHT = 0.6
+WORD_WEIGHT = 0.7
 # The same for the query: its words are what is searched for, but few and often not those of the passages.
-QUERY_WORD_WEIGHT = 0.3
+QUERY_WORD_WEIGHT = 0.35
+# Turned so far, in radians, the query's own words count in full.
+FULLY_TURNED = 0.45
 
 
 class JointSpace:
@@ -43,13 +45,20 @@ class JointSpace:
         self.candidates = rows / self._lengths[:, None]
 
     def query_vector(self, solution: FloatArray, lowered: FloatArray) -> FloatArray:
-        """Return the query vector (d,), of any norm, that scores the candidates as a solution in this space does, or nearly so.
+        """Return the query vector (d,), of any norm, that ranks the candidates much as a solution in this space does.
+
+        Each candidate's score is that of the solution, times its length before it was brought to 1, less what all have in
+        common; nearly so where there are more dimensions than candidates, roughly where there are fewer.
 
         Args:
-            solution: Shape (d + n,).
+            solution: Shape (d + n,), unit norm.
             lowered: Shape (n,), added to the scores in this space.
         """
         vector, words = np.split(solution, [self._dimension])
+        along = float(np.clip(solution @ self.query, -1.0, 1.0))
+        # The query's own words are no judgement: by themselves they turn nothing.
+        unheard = max(1.0 - float(np.arccos(along)) / FULLY_TURNED, 0.0) * along
+        words = words - unheard * self.query[self._dimension :]
         told = self.candidates[:, self._dimension :] @ words
         # What all candidates gain alike changes no order among them, but it would lift them above those never fetched.
-        return vector + self._changes.smallest(self._lengths * (told - told.mean() + lowered))
+        return np.asarray(vector + self._changes.query_change(self._lengths * (told - told.mean() + lowered)))

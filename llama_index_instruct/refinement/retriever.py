@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from typing import Any, Literal
 
@@ -17,21 +16,15 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore, Vector
 
 from llama_index_instruct.errors import ConfigurationError
 from llama_index_instruct.queries import as_bundle, as_inner_retriever
-from llama_index_instruct.refinement.course import (
-    CourseSettings,
-    Embed,
-    FetchVectors,
-    ReadWords,
-    Search,
-    Step,
-    counts_of,
-    refinement_course,
-)
+from llama_index_instruct.refinement.course import CourseSettings, refinement_course
+from llama_index_instruct.refinement.course_steps import Embed, FetchVectors, ReadWords, Search, Step, counts_of
 from llama_index_instruct.refinement.selection import TRUSTED_SELECTION, SelectionSettings
 from llama_index_instruct.refinement.settings import TRUSTED_JUDGE, Method, make_settings
 from llama_index_instruct.refinement.trace import RefinementEvent, RefinementTrace
+from llama_index_instruct.refinement.words import load_vectorizer
 from llama_index_instruct.spans import Count, span
 from llama_index_instruct.steps import arun_course, run_course
+from llama_index_instruct.teacher.calls import run_in_daemon_thread
 from llama_index_instruct.teacher.judge import RelevanceJudge
 from llama_index_instruct.teacher.prompts import Prompt
 from llama_index_instruct.teacher.standins import Judge, as_judge
@@ -45,7 +38,8 @@ class RefinementRetriever(BaseRetriever):
 
     The order and the scores always come from the store, searched with the moved vector: a passage that fools the teacher
     lifts itself only as far as the vector moves. Trouble in judging, solving or searching again gives the unrefined ranking
-    with one ``InstructWarning``; trouble in embedding or in the first search is the original exception.
+    with one ``InstructWarning``; trouble in embedding or in the first search is the original exception. Words that cannot be
+    read are left out, with a warning.
 
     Traces show a span ``RefinementRetriever.refine`` with a ``RefinementEvent``, and below it one per stage: embed, search,
     vectors, words, select, judge, solve, search_again.
@@ -63,9 +57,10 @@ class RefinementRetriever(BaseRetriever):
         method: ``"logistic"`` (ours), ``"kl"`` (the paper's objective) or ``"rocchio"``.
         method_settings: Settings of the method, see ``refine_query``.
         selection: How the passages to be judged are chosen.
-        candidates: Hits fetched, vectors included, to choose them from; dense queries only.
-        words: Let ``logistic`` weigh the words of the query and the candidates along with their vectors. The store is searched
-            with a vector all the same.
+        candidates: Hits to choose them from, vectors included; so many are fetched where the query is dense.
+        lexical: Let ``logistic`` weigh the words of the query and the candidates along with their vectors: the first five
+            thousand characters of what is embedded of a node, metadata included. The store is searched with a vector all the
+            same.
         trusted_judge: Say that the judge is hardly ever wrong. Then ``logistic`` takes every answer in full, and the first
             round looks around too; ``method_settings`` and ``selection`` of yours come first. Better with right answers,
             harmful with wrong ones: see ``estimate_judge_error``.
@@ -98,7 +93,7 @@ class RefinementRetriever(BaseRetriever):
         method_settings: dict[str, Any] | None = None,
         selection: SelectionSettings | None = None,
         candidates: int = 200,
-        words: bool = True,
+        lexical: bool = True,
         trusted_judge: bool = False,
         judge_deadline: float | None = 10.0,
         pin_judged: bool = False,
@@ -120,13 +115,16 @@ class RefinementRetriever(BaseRetriever):
         self.method_settings = dict(method_settings or {})
         self.selection = selection or (TRUSTED_SELECTION if trusted_judge else SelectionSettings())
         self.candidates = candidates
-        self.words = words
+        self.lexical = lexical
         self.judge_deadline = judge_deadline
         self.pin_judged = pin_judged
         self.on_error: Literal["plain", "raise"] = on_error
         self.vector_store = vector_store or getattr(inner, "_vector_store", None)
         self.embed_model = embed_model or getattr(inner, "_embed_model", None)
         self.encode_missing = encode_missing
+        if lexical and method == "logistic":
+            # Now, not during the first query.
+            load_vectorizer()
         if self.embed_model is None:
             raise ConfigurationError(
                 f"embed_model: {type(inner).__name__} carries none; give RefinementRetriever(..., embed_model=...) the model "
@@ -194,7 +192,7 @@ class RefinementRetriever(BaseRetriever):
             return await astored_vectors(step.nodes, self.vector_store, embed_model=self._encoder)
         if isinstance(step, ReadWords):
             # Long passages take some time, which other tasks of the loop need not wait for.
-            return await asyncio.to_thread(step.perform)
+            return await run_in_daemon_thread(lambda _: step.perform())
         return await self.judge.aassess(step.query, step.nodes, deadline=step.deadline)
 
     @property
@@ -226,7 +224,8 @@ class RefinementRetriever(BaseRetriever):
             method_settings={**presets, **self.method_settings},
             selection=self.selection,
             # The published methods stay as they were published.
-            words=self.words and self.method == "logistic",
+            lexical=self.lexical and self.method == "logistic",
+            candidates=self.candidates,
             judge_deadline=self.judge_deadline,
             pin_judged=self.pin_judged,
             on_error=self.on_error,

@@ -1,4 +1,4 @@
-"""The course of one refinement: pick candidates, hear what the teacher says, pick again, solve. Pure numpy.
+"""The course of one refinement: pick candidates, hear what the teacher says, pick again, solve. Numbers only.
 
 Retriever and benchmark run the same object, so what is measured is what is shipped.
 """
@@ -17,7 +17,7 @@ from llama_index_instruct.refinement.joint import JointSpace
 from llama_index_instruct.refinement.lowering import lowered_scores
 from llama_index_instruct.refinement.selection import SelectionSettings, select_candidates, split_budget
 from llama_index_instruct.refinement.settings import LogisticSettings, Method, make_settings
-from llama_index_instruct.refinement.solvers import RefinedQuery, refine_query, rotate_towards
+from llama_index_instruct.refinement.solvers import NO_CHANGE, RefinedQuery, refine_query, rotate_towards
 from llama_index_instruct.refinement.words import WordRows
 
 FloatArray = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ class RefinementRounds:
         judged: Judgements in all.
         rounds: Rounds they are spread over.
         selection: How each round picks.
-        words: Of the query and the candidates, see ``read_words``; weighed along with the vectors.
+        words: Of the query and the candidates, see ``read_words``; weighed along with the vectors; None = the vectors alone.
 
     Example:
         >>> rounds = RefinementRounds(np.array([1.0, 0.0]), np.array([[0.8, 0.6], [0.8, -0.6]]), judged=2, rounds=1)
@@ -101,15 +101,21 @@ class RefinementRounds:
             unjudged = np.delete(self._candidates, self._judged, axis=0)
             return refine_query(self._query, passages, self._relevance, method=method, others=unjudged, **settings)
         refined = refine_query(self._query, passages, self._relevance, method=method, **settings)
-        vector, angle = self._unit, 0.0
-        if refined.moved:
-            chosen, solution = make_settings(method, settings), refined.vector.astype(np.float64)
-            lowered = np.zeros(len(self._candidates))
-            if isinstance(chosen, LogisticSettings):
-                lowered[self._judged] = self._lowered(solution, refined.foretold, chosen)
-            wanted = self._joint.query_vector(solution, lowered)
-            vector, angle = rotate_towards(self._unit, wanted, chosen.max_angle)
-        return replace(refined, vector=vector.astype(np.float32), angle=angle)
+        if refined.reason and np.isnan(refined.foretold).all():
+            return replace(refined, vector=self._unit.astype(np.float32))
+        chosen, solution = make_settings(method, settings), refined.vector.astype(np.float64)
+        lowered = np.zeros(len(self._candidates))
+        if isinstance(chosen, LogisticSettings):
+            lowered[self._judged] = self._lowered(solution, refined.foretold, chosen)
+        wanted = self._joint.query_vector(solution, lowered)
+        vector, angle = rotate_towards(self._unit, wanted, chosen.max_angle)
+        return replace(
+            refined,
+            vector=vector.astype(np.float32),
+            angle=angle,
+            moved=angle > 0.0,
+            reason=NO_CHANGE if angle == 0.0 else "",
+        )
 
     @property
     def _judged(self) -> npt.NDArray[np.intp]:

@@ -34,6 +34,7 @@ FloatArray = npt.NDArray[np.float64]
 # Judgements that agree no better than the first say nothing for the judge, those that agree as well as the second all there
 # is to say.
 DOUBTFUL_AGREEMENT, CLEAR_AGREEMENT = 0.6, 0.8
+NO_CHANGE = "the judgements agree with the query as it is"
 # Twice as many change the vector of the KL method by less than 1e-3.
 GEODESIC_HOPS = 5
 
@@ -137,7 +138,7 @@ def refine_query(
         method=method,
         converged=solution.converged,
         moved=moved,
-        reason="" if moved else "the judgements agree with the query as it is",
+        reason="" if moved else NO_CHANGE,
         foretold=foretold,
     )
 
@@ -200,7 +201,7 @@ def _solve_logistic(
     down = lowered_scores(passages @ direction, relevance, 1.0 - target, others @ direction, settings.lowering)
     if down.any():
         wanted = np.concatenate([np.zeros(len(others)), down])
-        direction = direction + ScoreChanges(np.concatenate([others, passages])).smallest(wanted)
+        direction = direction + ScoreChanges(np.concatenate([others, passages])).query_change(wanted)
     after = loss(fit.weights, fit.intercept)
     return _Solution(direction, before, after, fit.converged, settings.max_angle, foretold)
 

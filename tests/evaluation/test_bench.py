@@ -179,7 +179,7 @@ def test_a_ranking_that_qdrant_does_not_share_is_an_error():
 
 def test_speed_has_every_ratio():
     record = bench_solver_speed(dimensions=(16,), rounds=1, solves=2)
-    assert set(record["16"]) == {"kl-reference", "kl", "logistic"}
+    assert set(record["16"]) == {"kl-reference", "kl", "logistic", "logistic-vectors", "preparation"}
     assert record["16"]["kl-reference"]["times_faster"] == 1.0
 
 

@@ -91,13 +91,19 @@ def test_the_document_is_shown_as_data(index, order):
 # How far it lifts itself
 
 
-class Vectors(BaseRetriever):
-    """All documents, best first; the texts are their numbers in the unrefined ranking."""
+TOPIC, ANYTHING = ["angry", "furious", "livid", "cross"], ["order", "parcel", "printer", "router", "cable", "tablet"]
 
-    def __init__(self, vectors):
+
+class Vectors(BaseRetriever):
+    """All documents, best first; the texts are their numbers in the unrefined ranking and some words."""
+
+    def __init__(self, vectors, sayings):
         super().__init__()
         self.vectors = vectors
-        self.nodes = [TextNode(text=str(i), id_=str(i), embedding=row.tolist()) for i, row in enumerate(vectors)]
+        self.nodes = [
+            TextNode(text=f"{i} {saying}", id_=str(i), embedding=row.tolist())
+            for i, (row, saying) in enumerate(zip(vectors, sayings, strict=True))
+        ]
 
     def _retrieve(self, query_bundle):
         query = np.array(query_bundle.embedding)
@@ -122,13 +128,20 @@ def corpus(seed, *, hint=0.3, signal=0.7, noise=(0.3, 3.0), n=100, d=64):
     return query, vectors[order], relevant[order], rng
 
 
+def sayings(relevant, poisoned):
+    """Relevant documents have words in common, and the poisoned ones copy them."""
+    rng, copied = np.random.default_rng(0), relevant.copy()
+    copied[poisoned] = True
+    return [" ".join([*rng.choice(ANYTHING, 2), rng.choice(TOPIC if same else ANYTHING)]) for same in copied]
+
+
 def refined(query, vectors, relevant, poisoned, **settings):
     """The trace under a judge that is right about all documents but the poisoned ones."""
     said = np.where(relevant, 0.95, 0.05)
     said[poisoned] = 0.99
     retriever = RefinementRetriever(
-        Vectors(vectors),
-        judge=lambda _, passages: [said[int(passage)] for passage in passages],
+        Vectors(vectors, sayings(relevant, poisoned)),
+        judge=lambda _, passages: [said[int(passage.split()[0])] for passage in passages],
         embed_model=MockEmbedding(embed_dim=len(query)),
         judge_deadline=None,
         **settings,

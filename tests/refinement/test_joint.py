@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from test_selection import unit_rows
 
 from llama_index_instruct import DimensionMismatchError
-from llama_index_instruct.refinement.joint import QUERY_WORD_WEIGHT, WORD_WEIGHT, JointSpace
+from llama_index_instruct.refinement.changes import STIFFNESS
+from llama_index_instruct.refinement.joint import FULLY_TURNED, QUERY_WORD_WEIGHT, WORD_WEIGHT, JointSpace
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.settings import MAX_ANGLE
 from llama_index_instruct.refinement.words import WordRows, read_words
@@ -46,17 +47,89 @@ def test_the_space_is_vectors_and_words_side_by_side():
     np.testing.assert_allclose(space.candidates @ space.query, mixed, atol=1e-5)
 
 
+def literal_vector(query, rows, words, solution, lowered):
+    """The ridge regression by gradient descent, the query's own words left out as far as it is not turned."""
+    d = len(query)
+    own = np.concatenate([query, QUERY_WORD_WEIGHT * words.query])
+    own /= np.linalg.norm(own)
+    along = own @ solution
+    share = max(1 - np.arccos(along) / FULLY_TURNED, 0.0) * along
+    lengths = np.array([np.sqrt(1 + WORD_WEIGHT**2 * row @ row) for row in words.texts])
+    told = np.array([WORD_WEIGHT * row @ (solution[d:] - share * own[d:]) for row in words.texts])
+    wanted, change = told - np.average(told / lengths) * lengths + lengths * lowered, np.zeros(d)
+    for _ in range(20_000):
+        change -= 0.01 * (rows.T @ (rows @ change - wanted) + STIFFNESS * change)
+    return solution[:d] + change
+
+
+@pytest.mark.parametrize("turned", [0.2, 0.9])
+def test_the_query_vector_by_gradient_descent(turned):
+    query, rows, _, texts = scene(d=40)
+    words = read_words("refund", texts)
+    space = JointSpace(query, rows, words)
+    aside = unit_rows(7, 1, len(space.query))[0]
+    aside -= (aside @ space.query) * space.query
+    solution = np.cos(turned) * space.query + np.sin(turned) * aside / np.linalg.norm(aside)
+    lowered = np.zeros(60)
+    lowered[3] = -0.2
+    expected = literal_vector(query, rows, words, solution, lowered)
+    np.testing.assert_allclose(space.query_vector(solution, lowered), expected, atol=1e-6)
+
+
 def test_the_query_vector_ranks_the_candidates_as_the_space_does():
     query, rows, _, texts = scene(d=384)
+    texts[10:20] = ["alone" + "x" * i for i in range(10)]
     space = JointSpace(query, rows, read_words("refund", texts))
-    solution = space.query + 0.5 * unit_rows(7, 1, len(space.query))[0]
-    wanted = np.zeros(60)
-    wanted[3] = -0.2
-    scores = space.candidates @ solution + wanted
-    found = rows @ space.query_vector(solution, wanted)
-    assert np.corrcoef(scores, found)[0, 1] > 0.99
+    aside = unit_rows(7, 1, len(space.query))[0]
+    aside -= (aside @ space.query) * space.query
+    solution = np.cos(0.7) * space.query + np.sin(0.7) * aside / np.linalg.norm(aside)
+    found = rows @ space.query_vector(solution, np.zeros(60))
+    assert np.corrcoef(space.candidates @ solution, found)[0, 1] > 0.99
     # What all gain alike is left out: on the whole they stay as high as their vectors alone have them.
     assert abs(found.mean() - rows.mean(axis=0) @ solution[:384]) < 0.02
+
+
+def test_texts_of_no_shared_word_are_neither_favoured_nor_penalised():
+    query, rows, _, texts = scene()
+    texts[::2] = [f"{i:05d}" for i in range(30)]
+    space = JointSpace(query, rows, read_words("zebra", texts))
+    ratio = (space.candidates @ space.query) / (rows @ query)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+
+
+def test_the_querys_own_words_turn_nothing_by_themselves():
+    query, rows, _, texts = scene(d=384)
+    words = read_words("printer refunded cable", texts)
+    said = np.random.default_rng(1).choice([0.0, 1.0], size=60)
+    hardly = judged_rounds(query, rows, said, words).refine(doubted_angle=1e-3, max_angle=1e-3, lowering=0.0)
+    assert hardly.angle <= 1e-3
+    space = JointSpace(query, rows, words)
+    np.testing.assert_allclose(space.query_vector(space.query, np.zeros(60)), space.query[:384], atol=1e-7)
+
+
+def test_opposite_answers_turn_opposite_ways():
+    query, rows, relevance, texts = scene(d=384)
+    words = read_words("printer refunded cable", texts)
+    forth, back = (
+        judged_rounds(query, rows, said, words).refine(max_angle=0.05).vector - query
+        for said in (relevance, 1 - relevance)
+    )
+    assert forth @ back < 0.0
+
+
+def test_no_turn_allowed_towards_answers_in_doubt_still_lowers_what_was_rejected():
+    query, rows, relevance, texts = scene(2)
+    rounds = judged_rounds(query, rows, relevance, read_words("refund", texts))
+    refined = rounds.refine(doubted_angle=0.0, judge_error=0.0)
+    assert refined.moved and refined.angle > 0.0 and not refined.reason
+
+
+def test_a_vector_that_cannot_turn_is_not_said_to_have_moved():
+    words = read_words("a", ["a b", "a c"])
+    rounds = RefinementRounds([1.0], [[1.0], [2.0]], judged=2, rounds=1, words=words)
+    rounds.record(rounds.next_rows(), np.array([1.0, 0.0]))
+    refined = rounds.refine()
+    assert not refined.moved and refined.angle == 0.0 and refined.reason
 
 
 def test_what_only_words_tell_reaches_the_passages_nobody_judged():

@@ -59,7 +59,7 @@ def test_a_judge_is_found_out_from_its_traces(index):
 
     found = []
     for share in (0.0, 0.2):
-        retriever = RefinementRetriever(index, judge=judge_that_errs(share))
+        retriever = RefinementRetriever(index, judge=judge_that_errs(share), lexical=False)
         traces = [retriever.refine(f"refund {thing} filler{n} filler{n + 5}") for thing in THINGS for n in range(6)]
         known = [judged for trace in traces for judged in trace.judgements if not math.isnan(judged.foretold)]
         found.append(estimate_judge_error(traces))

@@ -18,7 +18,7 @@ from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import ChatPromptTemplate
-from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
@@ -33,6 +33,7 @@ from llama_index_instruct import (
     RefinementRetriever,
     RelevanceJudge,
 )
+from llama_index_instruct.refinement.course_steps import FetchVectors, ReadWords
 from llama_index_instruct.refinement.rounds import RefinementRounds
 from llama_index_instruct.refinement.settings import MAX_ANGLE
 from llama_index_instruct.refinement.words import read_words
@@ -270,7 +271,7 @@ def test_methods_and_their_settings(index, method):
 
 
 def test_words_are_weighed_unless_they_are_switched_off(index):
-    beside, alone = (RefinementRetriever(index, judge=furious, words=words).refine(QUERY) for words in (True, False))
+    beside, alone = (RefinementRetriever(index, judge=furious, lexical=words).refine(QUERY) for words in (True, False))
     assert np.abs(beside.refined_vector - alone.refined_vector).max() > 1e-3
     assert "words" in beside.ms and "words" not in alone.ms
     for method in ("kl", "rocchio"):
@@ -284,22 +285,44 @@ def test_what_the_words_tell_is_in_the_vector_that_is_searched_with(index):
     rows = np.array([WordEmbedding().get_text_embedding(hit.node.text) for hit in hits])
     _, first = np.unique(rows, axis=0, return_index=True)
     kept = np.sort(first)
-    texts = [hits[i].node.text for i in kept]
+    texts = [hits[i].node.get_content(MetadataMode.EMBED) for i in kept]
     rounds = RefinementRounds(trace.query_vector, rows[kept], judged=20, rounds=2, words=read_words(QUERY, texts))
     while len(picks := rounds.next_rows()):
-        rounds.record(picks, np.array(furious("", [texts[i] for i in picks])))
+        rounds.record(picks, np.array(furious("", [hits[kept[i]].node.text for i in picks])))
     length = np.linalg.norm(trace.query_vector)
     np.testing.assert_allclose(trace.refined_vector / length, rounds.refine().vector, atol=1e-4)
 
 
-def test_words_that_cannot_be_read_leave_the_plain_ranking(index, monkeypatch):
+def test_words_that_cannot_be_read_are_left_out(index, monkeypatch):
     def broken(*_):
         raise OSError("no such file")
 
-    monkeypatch.setattr("llama_index_instruct.refinement.course.read_words", broken)
-    with pytest.warns(InstructWarning, match="OSError in the refinement stage"):
+    alone = RefinementRetriever(index, judge=furious, lexical=False).refine(QUERY)
+    monkeypatch.setattr("llama_index_instruct.refinement.course_steps.read_words", broken)
+    with pytest.warns(InstructWarning, match="OSError while reading the words of the hits; going by their vectors"):
         trace = RefinementRetriever(index, judge=furious).refine(QUERY)
-    assert not trace.changed and trace.nodes == trace.plain_nodes and not trace.judgements
+    assert "OSError" in trace.trouble
+    np.testing.assert_allclose(trace.refined_vector, alone.refined_vector, atol=1e-6)
+    with pytest.raises(RefinementError, match="lexical=False"):
+        RefinementRetriever(index, judge=furious, on_error="raise").retrieve(QUERY)
+
+
+def test_what_is_embedded_is_what_is_read(index):
+    nodes = [TextNode(text="one two", metadata={"colour": "red", "price": "cheap"}) for _ in range(2)]
+    for node in nodes:
+        node.excluded_embed_metadata_keys = ["price"]
+    read = read_words("red cheap", ["colour: red\n\none two"] * 2)
+    np.testing.assert_array_equal(ReadWords("red cheap", nodes).perform().query, read.query)
+
+
+def test_no_more_hits_are_weighed_than_there_are_to_be_candidates(index):
+    retriever = RefinementRetriever(index.as_retriever(similarity_top_k=60), judge=furious, candidates=20)
+    asked = []
+    performed = retriever._perform
+    retriever._perform = lambda step: (asked.append(step), performed(step))[1]
+    trace = retriever.refine(QUERY)
+    assert [len(step.nodes) for step in asked if isinstance(step, FetchVectors | ReadWords)] == [20, 20]
+    assert trace.changed and len(trace.nodes) == len(trace.plain_nodes) == 60
 
 
 def test_a_trusted_judge_turns_the_query_further_and_is_asked_about_other_passages(index):

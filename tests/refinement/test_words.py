@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_instruct.refinement.words import READ_CHARS, STEM, read_words
+from llama_index_instruct.refinement.words import READ_CHARS, READ_TEXTS, STEM, read_words
 
 TEXTS = [
     "A refund was promised, and the refund never came.",
@@ -37,7 +37,9 @@ def test_inner_products_are_tf_idf_cosines():
     query = "Is the refund for a jammed printer promised?"
     rows = read_words(query, TEXTS)
     expected = literal_cosines(query, TEXTS)
-    np.testing.assert_allclose(rows.texts @ rows.texts.T, expected[:-1, :-1], atol=1e-5)
+    # A text without a shared word is like itself and no other.
+    alone = np.diag([0.0, 0.0, 0.0, 0.0, 1.0])
+    np.testing.assert_allclose(rows.texts @ rows.texts.T, expected[:-1, :-1] + alone, atol=1e-5)
     np.testing.assert_allclose(rows.texts @ rows.query, expected[:-1, -1], atol=1e-5)
     assert expected[0, 1] > 0.1 and expected[1, 2] > 0.3
     assert rows.texts.shape == (5, 5) and np.linalg.norm(rows.query) <= 1.0
@@ -52,6 +54,16 @@ def test_where_no_two_texts_share_a_word_there_is_nothing_to_read(texts):
 
 def test_a_query_of_other_words_is_at_the_origin():
     np.testing.assert_allclose(read_words("zebra", TEXTS).query, 0.0)
+
+
+def test_more_texts_than_can_be_weighed_are_not_read():
+    assert read_words("one", ["one word"] * READ_TEXTS) is not None
+    assert read_words("one", ["one word"] * (READ_TEXTS + 1)) is None
+
+
+def test_accents_are_one_letter_however_they_are_written():
+    rows = read_words("", ["caf\u00e9", "cafe\u0301", "cafeteria", "cafeterias"])
+    np.testing.assert_allclose((rows.texts @ rows.texts.T)[0], [1.0, 1.0, 0.0, 0.0], atol=1e-5)
 
 
 def test_only_the_beginning_of_a_long_text_is_read():
