@@ -86,7 +86,7 @@ def refinement_course(query: QueryBundle, settings: CourseSettings) -> Course:
 
 
 def _refined(state: _State, hits: list[NodeWithScore], settings: CourseSettings) -> Course:
-    # A retriever may bring more than are worth their vectors' way, or than can be weighed against each other.
+    # A retriever may bring more hits than are worth fetching vectors for.
     hits = hits[: settings.candidates]
     with state.watch.stage("vectors"):
         vectors = yield FetchVectors([hit.node for hit in hits])

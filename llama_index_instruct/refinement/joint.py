@@ -6,6 +6,8 @@ the query vector is found that nearly gives these changes. Order and scores come
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 WORD_WEIGHT = 0.7
 # The same for the query: its words are what is searched for, but few and often not those of the passages.
 QUERY_WORD_WEIGHT = 0.35
-# Turned so far, in radians, the query's own words count in full.
+# Turned so far, in radians, the query's own words count in full; answers in doubt turn it as far unless it is forbidden.
 FULLY_TURNED = 0.45
 
 
@@ -40,25 +42,27 @@ class JointSpace:
         self._changes = ScoreChanges(vectors)
         beside = np.concatenate([query, QUERY_WORD_WEIGHT * words.query])
         rows = np.hstack([vectors, WORD_WEIGHT * words.texts])
-        self._lengths = np.linalg.norm(rows, axis=1)
+        self._length = math.sqrt(1.0 + WORD_WEIGHT**2)
         self.query = beside / np.linalg.norm(beside)
-        self.candidates = rows / self._lengths[:, None]
+        self.candidates = rows / self._length
 
     def query_vector(self, solution: FloatArray, lowered: FloatArray) -> FloatArray:
         """Return the query vector (d,), of any norm, that ranks the candidates much as a solution in this space does.
 
-        Each candidate's score is that of the solution, times its length before it was brought to 1, less what all have in
-        common; nearly so where there are more dimensions than candidates, roughly where there are fewer.
+        Each candidate's score is that of the solution times a constant, less what the words of all have in common, and less the
+        query's own words as far as it is not turned; nearly so where there are more dimensions than candidates, roughly
+        where there are fewer.
 
         Args:
             solution: Shape (d + n,), unit norm.
             lowered: Shape (n,), added to the scores in this space.
         """
         vector, words = np.split(solution, [self._dimension])
-        along = float(np.clip(solution @ self.query, -1.0, 1.0))
+        along = float(solution @ self.query)
+        turned = math.atan2(float(np.linalg.norm(solution - along * self.query)), along)
         # The query's own words are no judgement: by themselves they turn nothing.
-        unheard = max(1.0 - float(np.arccos(along)) / FULLY_TURNED, 0.0) * along
+        unheard = max(1.0 - turned / FULLY_TURNED, 0.0) * along
         words = words - unheard * self.query[self._dimension :]
         told = self.candidates[:, self._dimension :] @ words
         # What all candidates gain alike changes no order among them, but it would lift them above those never fetched.
-        return np.asarray(vector + self._changes.query_change(self._lengths * (told - told.mean() + lowered)))
+        return np.asarray(vector + self._changes.query_change(self._length * (told - told.mean() + lowered)))

@@ -36,10 +36,10 @@ dispatcher = get_dispatcher(__name__)
 class RefinementRetriever(BaseRetriever):
     """Wraps a retriever: judge a few of its hits, move the query vector accordingly, search again.
 
-    The order and the scores always come from the store, searched with the moved vector: a passage that fools the teacher
-    lifts itself only as far as the vector moves. Trouble in judging, solving or searching again gives the unrefined ranking
-    with one ``InstructWarning``; trouble in embedding or in the first search is the original exception. Words that cannot be
-    read are left out, with a warning.
+    Unless ``pin_judged``, the order and the scores come from the store, searched with the moved vector: a passage that fools
+    the teacher lifts itself only as far as the vector moves. Trouble in judging, solving or searching again gives the unrefined
+    ranking with one ``InstructWarning``; trouble in embedding or in the first search is the original exception. Words that
+    cannot be read are left out with a warning, unless ``on_error="raise"``.
 
     Traces show a span ``RefinementRetriever.refine`` with a ``RefinementEvent``, and below it one per stage: embed, search,
     vectors, words, select, judge, solve, search_again.
@@ -57,7 +57,8 @@ class RefinementRetriever(BaseRetriever):
         method: ``"logistic"`` (ours), ``"kl"`` (the paper's objective) or ``"rocchio"``.
         method_settings: Settings of the method, see ``refine_query``.
         selection: How the passages to be judged are chosen.
-        candidates: Hits to choose them from, vectors included; so many are fetched where the query is dense.
+        candidates: Hits to choose them from, vectors included; so many are fetched where the query is dense, and no more are
+            weighed. With over 1,000 no words are read.
         lexical: Let ``logistic`` weigh the words of the query and the candidates along with their vectors: the first five
             thousand characters of what is embedded of a node, metadata included. The store is searched with a vector all the
             same.
@@ -122,14 +123,14 @@ class RefinementRetriever(BaseRetriever):
         self.vector_store = vector_store or getattr(inner, "_vector_store", None)
         self.embed_model = embed_model or getattr(inner, "_embed_model", None)
         self.encode_missing = encode_missing
-        if lexical and method == "logistic":
-            # Now, not during the first query.
-            load_vectorizer()
         if self.embed_model is None:
             raise ConfigurationError(
                 f"embed_model: {type(inner).__name__} carries none; give RefinementRetriever(..., embed_model=...) the model "
                 "that made the stored vectors"
             )
+        if lexical and method == "logistic":
+            # Now, not during the first query.
+            load_vectorizer()
 
     def refine(self, query: QueryType) -> RefinementTrace:
         """Return the refined ranking of a query with everything that led to it.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama_index_instruct.errors import DimensionMismatchError
+from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
 from llama_index_instruct.refinement.agreement import believed
 from llama_index_instruct.refinement.joint import JointSpace
 from llama_index_instruct.refinement.lowering import lowered_scores
@@ -32,7 +32,8 @@ class RefinementRounds:
         judged: Judgements in all.
         rounds: Rounds they are spread over.
         selection: How each round picks.
-        words: Of the query and the candidates, see ``read_words``; weighed along with the vectors; None = the vectors alone.
+        words: Of the query and the candidates, see ``read_words``; weighed along with the vectors by ``logistic``; None = the
+            vectors alone.
 
     Example:
         >>> rounds = RefinementRounds(np.array([1.0, 0.0]), np.array([[0.8, 0.6], [0.8, -0.6]]), judged=2, rounds=1)
@@ -100,22 +101,20 @@ class RefinementRounds:
         if self._joint is None:
             unjudged = np.delete(self._candidates, self._judged, axis=0)
             return refine_query(self._query, passages, self._relevance, method=method, others=unjudged, **settings)
-        refined = refine_query(self._query, passages, self._relevance, method=method, **settings)
-        if refined.reason and np.isnan(refined.foretold).all():
+        chosen = make_settings(method, settings)
+        if not isinstance(chosen, LogisticSettings):
+            raise ConfigurationError(f"words: go with method 'logistic', found {method!r}")
+        refined = refine_query(self._query, passages, self._relevance, **settings)
+        if np.isnan(refined.foretold).all():
             return replace(refined, vector=self._unit.astype(np.float32))
-        chosen, solution = make_settings(method, settings), refined.vector.astype(np.float64)
+        # Not turned, it may still have to let rejected passages sink.
+        solution = refined.vector.astype(np.float64) if refined.moved else self._query
         lowered = np.zeros(len(self._candidates))
-        if isinstance(chosen, LogisticSettings):
-            lowered[self._judged] = self._lowered(solution, refined.foretold, chosen)
+        lowered[self._judged] = self._lowered(solution, refined.foretold, chosen)
         wanted = self._joint.query_vector(solution, lowered)
         vector, angle = rotate_towards(self._unit, wanted, chosen.max_angle)
-        return replace(
-            refined,
-            vector=vector.astype(np.float32),
-            angle=angle,
-            moved=angle > 0.0,
-            reason=NO_CHANGE if angle == 0.0 else "",
-        )
+        reason = "" if angle > 0.0 else NO_CHANGE
+        return replace(refined, vector=vector.astype(np.float32), angle=angle, moved=angle > 0.0, reason=reason)
 
     @property
     def _judged(self) -> npt.NDArray[np.intp]:

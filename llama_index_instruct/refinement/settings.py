@@ -28,7 +28,7 @@ class LogisticSettings:
         prior: How strongly the original query holds.
         max_angle: Largest rotation in all, in radians.
         doubted_angle: Largest rotation towards the solution when the judgements do not agree, if smaller; lowering rejected
-            passages and the query's own words may add to it.
+            passages, and words where they are read, may turn it further, up to ``max_angle``.
         judge_error: Share of wrong answers that is reckoned with; 0 = every answer is taken as it is.
         lowering: How far passages judged irrelevant are lowered out of the head of those nobody judged, where
             ``refine_query`` is given such: 0 = not at all, 1 = all the way.

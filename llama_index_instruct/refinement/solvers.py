@@ -34,7 +34,7 @@ FloatArray = npt.NDArray[np.float64]
 # Judgements that agree no better than the first say nothing for the judge, those that agree as well as the second all there
 # is to say.
 DOUBTFUL_AGREEMENT, CLEAR_AGREEMENT = 0.6, 0.8
-NO_CHANGE = "the judgements agree with the query as it is"
+NO_CHANGE = "the judgements agree with the query as it is, or no turn is allowed"
 # Twice as many change the vector of the KL method by less than 1e-3.
 GEODESIC_HOPS = 5
 
@@ -53,7 +53,7 @@ class RefinedQuery:
         moved: Whether the query was changed at all.
         reason: Why it was not changed; empty if it was.
         foretold: Shape (k,), for each given passage the logit of a yes that the other answers foretell; NaN where it was
-            left out, and throughout where nothing was changed or the method is not ``logistic``.
+            left out, and throughout where the judgements make no difference or the method is not ``logistic``.
     """
 
     vector: npt.NDArray[np.float32]

@@ -1,8 +1,8 @@
 """The words of a query and its candidates, as coordinates beside their vectors.
 
 An embedding rounds a text to its topic; the words that relevant passages share and others lack are evidence of its own. Weights
-are tf-idf among the candidates alone, so a word that all of them have weighs least. A word is what stands between blanks and
-punctuation: scripts without blanks have none to share, and where marks are no letters, as in Hindi, they part words.
+are tf-idf among the candidates alone, so a word that all of them have weighs least. A word is a run of letters and
+digits: scripts without blanks share few, by chance, and vowel signs part words, as in Hindi.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 
 # So many first letters of a word stand for it: "refund", "refunds" and "refunded" are one.
 STEM = 5
-# What stands further on in a text is not read, and nothing of more texts than this, which bounds the time that reading takes.
+# So many characters of a text are read, and no words at all of more texts than this: both bound the time that reading takes.
 READ_CHARS, READ_TEXTS = 5_000, 1_000
 # Keeps the Gram matrix of like texts positive definite.
 JITTER = 1e-6
@@ -59,7 +59,7 @@ def read_words(query: str, texts: Sequence[str]) -> WordRows | None:
     analyzed = [_stems(text) for text in texts]
     if not _any_shared(analyzed):
         return None
-    vectorizer = load_vectorizer()(analyzer=_as_given, min_df=2, sublinear_tf=True)
+    vectorizer = load_vectorizer()(analyzer=list, min_df=2, sublinear_tf=True)
     weights = vectorizer.fit_transform(analyzed)
     gram = (weights @ weights.T).toarray()
     # A text without a shared word is like no other, but as long as they are: its vector must not count for more.
@@ -79,10 +79,6 @@ def load_vectorizer() -> Any:
 
 def _stems(text: str) -> list[str]:
     return [word[:STEM] for word in _WORD.findall(unicodedata.normalize("NFC", text[:READ_CHARS].lower()))]
-
-
-def _as_given(stems: list[str]) -> list[str]:
-    return stems
 
 
 def _any_shared(analyzed: Sequence[Sequence[str]]) -> bool:
