@@ -190,7 +190,7 @@ def test_words_that_tell_nothing_cost_little():
         for name, words in (("alone", None), ("beside", WordRows(np.zeros(60), np.eye(60)))):
             vector = judged_rounds(query, rows, relevance, words).refine().vector
             found[name].append(ranked_right(rows @ vector, relevance == 1.0))
-    assert np.mean(found["alone"]) > 0.8 and np.mean(found["beside"]) > np.mean(found["alone"]) - 0.05
+    assert np.mean(found["alone"]) > 0.7 and np.mean(found["beside"]) > np.mean(found["alone"]) - 0.05
 
 
 def test_words_of_other_texts_are_refused():
