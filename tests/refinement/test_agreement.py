@@ -116,3 +116,11 @@ def test_an_answer_the_others_contradict_counts_for_less():
     told[12] = 1.0
     careful, credulous = (refine_query([1.0, 0.0, 0.0], rows, told, judge_error=error).vector for error in (0.1, 0.0))
     assert careful[2] < credulous[2]
+
+
+@pytest.mark.parametrize("cosine", [-0.5, 0.0, 0.28, 0.8])
+def test_two_answers_that_differ_are_not_turned_round(cosine):
+    side = np.sqrt((1 - cosine) / (1 + cosine))
+    passages = np.array([[1.0, side], [1.0, -side]]) / np.sqrt(1 + side**2)
+    refined = refine_query([1.0, 0.0], passages, [1.0, 0.0])
+    assert refined.vector[1] > 0.1
