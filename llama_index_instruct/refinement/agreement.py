@@ -55,7 +55,10 @@ def believed(relevance: FloatArray, foretold: FloatArray, error: float) -> Float
     before = np.clip((sigmoid(foretold) - error) / (1.0 - 2.0 * error), 1.0 - SUREST, SUREST)
     after_yes = before * (1.0 - error) / (before * (1.0 - error) + (1.0 - before) * error)
     after_no = before * error / (before * error + (1.0 - before) * (1.0 - error))
-    return np.asarray(relevance * after_yes + (1.0 - relevance) * after_no)
+    doubted = np.asarray(relevance * after_yes + (1.0 - relevance) * after_no)
+    # Each is doubted as if the others were right. Where that turns the answers round as a whole, as it can with two or three, they
+    # stand as they are.
+    return doubted if (relevance - relevance.mean()) @ doubted > 0.0 else relevance
 
 
 def left_out_logits(passages: FloatArray, relevance: FloatArray, fit: LogisticFit, prior: LogisticPrior) -> FloatArray:

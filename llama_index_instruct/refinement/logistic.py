@@ -39,9 +39,8 @@ class LogisticPrior:
                 raise ConfigurationError(f"{name}: expected 1e-6 to 1e6, found {value}")
 
 
-# For foretelling the relevance of passages from that of others: tighter than the solver's, since it has less to go by. A free
-# intercept would let one answer foretell all others.
-FORETELLING = LogisticPrior(scale=8.0, precision=0.1, intercept_precision=0.1)
+# For foretelling the relevance of passages from that of others: tighter than the solver's, since it has less to go by.
+FORETELLING = LogisticPrior(scale=8.0, precision=0.1)
 
 
 @dataclass(frozen=True)
