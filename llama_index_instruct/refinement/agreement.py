@@ -55,9 +55,19 @@ def believed(relevance: FloatArray, foretold: FloatArray, error: float) -> Float
     before = np.clip((sigmoid(foretold) - error) / (1.0 - 2.0 * error), 1.0 - SUREST, SUREST)
     after_yes = before * (1.0 - error) / (before * (1.0 - error) + (1.0 - before) * error)
     after_no = before * error / (before * error + (1.0 - before) * (1.0 - error))
-    doubted = np.asarray(relevance * after_yes + (1.0 - relevance) * after_no)
-    # Each is doubted as if the others were right. Where that turns the answers round as a whole, as it can with two or three, they
-    # stand as they are.
+    return np.asarray(relevance * after_yes + (1.0 - relevance) * after_no)
+
+
+def softened(relevance: FloatArray, foretold: FloatArray, error: float) -> FloatArray:
+    """Return what is ``believed``, shape (k,), unless that turns the answers round as a whole: then the answers as they are.
+
+    Each answer is doubted as if the others were right, so two that differ can talk each other down.
+
+    Example:
+        >>> softened(np.array([1.0, 0.0]), np.array([-3.0, 3.0]), 0.05).tolist()
+        [1.0, 0.0]
+    """
+    doubted = believed(relevance, foretold, error)
     return doubted if (relevance - relevance.mean()) @ doubted > 0.0 else relevance
 
 

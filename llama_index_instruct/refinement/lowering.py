@@ -25,7 +25,7 @@ def lowered_scores(
     Args:
         scores: Shape (k,), of the judged passages.
         answers: Shape (k,), relevance in [0, 1]; below 0.5 = rejected.
-        wrong: Shape (k,), in [0, 1]: the probability that a passage is irrelevant, see ``agreement.believed``.
+        wrong: Shape (k,), in [0, 1]: the probability that a passage is irrelevant, see ``agreement.softened``.
         others: Shape (m,), scores of those nobody judged; none = nothing changes.
         part: Of the way out of the head, in [0, 1].
 

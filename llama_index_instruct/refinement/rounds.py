@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_index_instruct.errors import ConfigurationError, DimensionMismatchError
-from llama_index_instruct.refinement.agreement import believed
+from llama_index_instruct.refinement.agreement import softened
 from llama_index_instruct.refinement.joint import JointSpace
 from llama_index_instruct.refinement.lowering import lowered_scores
 from llama_index_instruct.refinement.selection import SelectionSettings, select_candidates, split_budget
@@ -123,5 +123,5 @@ class RefinementRounds:
     def _lowered(self, solution: FloatArray, foretold: FloatArray, settings: LogisticSettings) -> FloatArray:
         known = ~np.isnan(self._relevance)
         answers, scores = self._relevance[known], self._candidates @ solution
-        wrong = 1.0 - believed(answers, foretold[known], settings.judge_error)
+        wrong = 1.0 - softened(answers, foretold[known], settings.judge_error)
         return lowered_scores(scores[self._judged], answers, wrong, np.delete(scores, self._judged), settings.lowering)

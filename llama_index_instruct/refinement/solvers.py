@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from llama_index_instruct.arithmetic import softmax
 from llama_index_instruct.errors import ConfigurationError
-from llama_index_instruct.refinement.agreement import agreement, believed, left_out_logits
+from llama_index_instruct.refinement.agreement import agreement, left_out_logits, softened
 from llama_index_instruct.refinement.changes import ScoreChanges
 from llama_index_instruct.refinement.inputs import unit_query_of, unit_rows_of, usable_judgements, why_uninformative
 from llama_index_instruct.refinement.logistic import FORETELLING, fit_logistic
@@ -174,7 +174,7 @@ def _solve_logistic(
     prior = settings.prior
     first = fit_logistic(query, passages, relevance, FORETELLING)
     foretold = left_out_logits(passages, relevance, first, FORETELLING)
-    target = believed(relevance, foretold, settings.judge_error)
+    target = softened(relevance, foretold, settings.judge_error)
     fit = fit_logistic(
         query,
         passages,
