@@ -22,6 +22,7 @@ from llama_index_instruct.evaluation.datasets import SHIPPED_DATA, Ticket, Ticke
 from llama_index_instruct.evaluation.demo_gstransform import run_gstransform_demo
 from llama_index_instruct.evaluation.demo_inbedder import run_inbedder_demo
 from llama_index_instruct.evaluation.metrics import ranking_measures
+from llama_index_instruct.evaluation.peers import CANDIDATES
 from llama_index_instruct.models import load_embed_model
 from llama_index_instruct.refinement.retriever import RefinementRetriever
 from llama_index_instruct.refinement.trace import RefinementTrace
@@ -80,7 +81,7 @@ def run_demo(
             judge=llm_judge or label_judge(tickets, query),
             judged=judged,
             rounds=rounds,
-            candidates=max(200, judged),
+            candidates=max(CANDIDATES, judged),
             judge_deadline=None if llm is None else 60.0,
         )
         start = time.perf_counter()
